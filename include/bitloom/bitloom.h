@@ -1,0 +1,15 @@
+/* Bitloom: 1-bit large language models on ordinary CPUs. Includes every public header. */
+#ifndef BITLOOM_H
+#define BITLOOM_H
+
+#include "bitloom/chat.h"
+#include "bitloom/convert.h"
+#include "bitloom/generate.h"
+#include "bitloom/inspect.h"
+#include "bitloom/model.h"
+#include "bitloom/sampler.h"
+#include "bitloom/status.h"
+#include "bitloom/system.h"
+#include "bitloom/tokenizer.h"
+
+#endif

@@ -1,0 +1,87 @@
+/* Models and sessions.
+ *
+ * A bl_model is immutable after opening: any number of threads and sessions share it. A bl_session
+ * (KV cache, scratch memory, worker threads) belongs to one thread at a time. Session memory is
+ * sized and allocated when the session is created; evaluating tokens allocates nothing.
+ * Results do not depend on the kernel chosen, the thread count or how tokens are split in batches:
+ * every float is computed in one fixed order (docs/kernels.md). */
+#ifndef BITLOOM_MODEL_H
+#define BITLOOM_MODEL_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bitloom/status.h"
+#include "bitloom/tokenizer.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct bl_model bl_model;
+typedef struct bl_session bl_session;
+
+typedef struct bl_model_params {
+    uint32_t n_threads; /* for repacking weights while loading; 0 = all physical cores */
+} bl_model_params;
+
+/* Opens a GGUF model. params may be NULL. Errors name the tensor or key, what was found and what
+ * was expected: BL_ERR_IO, BL_ERR_FORMAT, BL_ERR_UNSUPPORTED, BL_ERR_NOT_FOUND, BL_ERR_MEMORY. */
+bl_status bl_model_open(const char *path, const bl_model_params *params, bl_model **out,
+                        bl_error *err);
+void bl_model_close(bl_model *model); /* NULL is accepted; close sessions first */
+
+typedef struct bl_model_info {
+    const char *name;         /* general.name, or "" */
+    const char *architecture; /* general.architecture */
+    const char *weights;      /* layout of the linear weights as they run, such as "bl_t2" */
+    const char *activation;   /* "silu" or "relu2" */
+    bool int8_activations;    /* linears take int8 activations per token, as trained */
+    uint32_t n_layers, dim, ffn_dim, n_heads, n_kv_heads, head_dim, vocab;
+    uint32_t context_length; /* as trained */
+    uint64_t n_params;       /* weights in the file's tensors */
+    uint64_t file_bytes;     /* size of the file */
+    uint64_t
+        repacked_bytes; /* memory taken by weights repacked at load; 0 when mapped as they are */
+} bl_model_info;
+
+const bl_model_info *bl_model_get_info(const bl_model *model); /* borrowed */
+
+typedef struct bl_session_params {
+    uint32_t n_ctx;     /* KV cache size in tokens; 0 = the model's context_length, at most 4096 */
+    uint32_t n_batch;   /* tokens evaluated together in prefill; 0 = 256 */
+    uint32_t n_threads; /* 0 = all physical cores */
+} bl_session_params;
+
+bl_status bl_session_create(const bl_model *model, const bl_session_params *params,
+                            bl_session **out, bl_error *err);
+void bl_session_free(bl_session *session);
+
+/* Appends tokens[n_tokens] to the session and computes the logits after the last of them.
+ * all_logits: NULL, or float[n_tokens][vocab] that receives the logits after every token.
+ * Errors: BL_ERR_ARGUMENT (a token out of range), BL_ERR_CONTEXT_FULL; the session is unchanged
+ * then. Source of the forward pass: arXiv 2402.17764 and 2504.12285. */
+bl_status bl_session_eval(bl_session *session, const bl_token *tokens, size_t n_tokens,
+                          float *all_logits, bl_error *err);
+
+/* Logits after the last evaluated token: float[vocab], borrowed, valid until the next call. */
+const float *bl_session_logits(const bl_session *session);
+
+size_t bl_session_n_past(const bl_session *session); /* tokens held */
+size_t bl_session_n_ctx(const bl_session *session);  /* tokens that fit */
+
+/* Forgets all tokens from position n_past on; n_past must not exceed bl_session_n_past(). */
+void bl_session_truncate(bl_session *session, size_t n_past);
+
+/* Makes room: keeps the first n_keep tokens, drops the n_drop that follow and evaluates the rest
+ * anew at their new positions, exactly as a fresh session would. */
+bl_status bl_session_shift(bl_session *session, size_t n_keep, size_t n_drop, bl_error *err);
+
+/* Bytes of memory that the session holds. */
+size_t bl_session_bytes(const bl_session *session);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

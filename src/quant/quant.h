@@ -1,0 +1,89 @@
+/* Weight layouts: the one definition of how every supported tensor type stores numbers.
+ *
+ * A tensor is weights[rows][cols], rows = outputs, cols = inputs. Rows are what a layout packs; a
+ * row's values are contiguous in the sense of its layout. Plain C, no SIMD, no I/O: kernels and
+ * converters share these functions, and tests hold them to published bytes.
+ * Sources: ggml block formats, microsoft/BitNet I2_S, ik_llama.cpp IQ*_BN, transformers packed U8.
+ */
+#ifndef BL_QUANT_QUANT_H
+#define BL_QUANT_QUANT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bitloom/status.h"
+
+typedef enum bl__layout {
+    BL_LAYOUT_F32,
+    BL_LAYOUT_F16,
+    BL_LAYOUT_BF16,
+    BL_LAYOUT_Q8_0,
+    BL_LAYOUT_Q4_0,
+    BL_LAYOUT_Q4_1,
+    BL_LAYOUT_Q6_K,
+    BL_LAYOUT_I2_S,     /* as x86 builds of bitnet.cpp write it; what a file's type 36 means */
+    BL_LAYOUT_I2_S_ARM, /* as ARM builds write it; same type id, so only ever chosen by hand */
+    BL_LAYOUT_TQ1_0,
+    BL_LAYOUT_TQ2_0,
+    BL_LAYOUT_Q1_0,
+    BL_LAYOUT_Q2_0,
+    BL_LAYOUT_IQ1_BN,
+    BL_LAYOUT_IQ2_BN,
+    BL_LAYOUT_HF_U8, /* transformers' packed ternary; safetensors only, scale kept elsewhere */
+    BL_LAYOUT_T2,    /* Bitloom's native ternary layout at 2 bits, see t2.h */
+    BL_LAYOUT_COUNT
+} bl__layout;
+
+enum { BL_TYPE_ID_NONE = -1 };
+
+typedef struct bl__layout_info {
+    const char *name;       /* "tq2_0": for people, options and messages */
+    int32_t type_id;        /* GGUF tensor type, BL_TYPE_ID_NONE when it has none */
+    int32_t file_type;      /* general.file_type of a file mostly of this layout, or -1 */
+    uint32_t block_cols;    /* cols must be a multiple of this */
+    bool ternary;           /* holds only scale x {-1, 0, +1} */
+    const char *scale_rule; /* "tensor", "row", "block of 256", "none": for docs and messages */
+} bl__layout_info;
+
+const bl__layout_info *bl__layout_get(bl__layout layout);
+bool bl__layout_from_type_id(uint32_t type_id, bl__layout *out);
+bool bl__layout_from_name(const char *name, bl__layout *out);
+
+/* Size in bytes of a whole tensor, trailing scale and padding included. BL_ERR_ARGUMENT when cols
+ * is not a multiple of block_cols (or rows of 4, for hf_u8), BL_ERR_LIMIT on overflow. */
+bl_status bl__layout_bytes(bl__layout layout, size_t rows, size_t cols, size_t *bytes,
+                           bl_error *err);
+
+/* Writes row `row` as floats: out[cols]. tensor holds bl__layout_bytes() bytes. hf_u8 gives
+ * -1, 0, +1. Never fails: impossible codes give what their arithmetic gives; see
+ * bl__layout_check_row. */
+void bl__layout_unpack_row(bl__layout layout, const void *tensor, size_t rows, size_t cols,
+                           size_t row, float *out);
+
+/* False when the row holds a code that the layout does not define (code 3 of a 2-bit ternary
+ * layout, a base-3 byte out of range) or a scale that is NaN or infinite. */
+bool bl__layout_check_row(bl__layout layout, const void *tensor, size_t rows, size_t cols,
+                          size_t row);
+
+/* Packs rows first_row ... first_row + n_rows - 1 from weights[n_rows][cols] into the tensor.
+ * Ternary layouts demand values that are ternary to the bit within each scale's reach, and store
+ * the scale as the layout does (f16 rounding included). tensor_scale: the one magnitude of all
+ * non-zero weights, used by i2_s only, whose trailer is written with row 0. Ranges that start and
+ * end at multiples of 64 rows may be packed by different threads (except hf_u8).
+ * The quantizing layouts (q8_0, q4_0, q4_1) round as ggml does; q6_k cannot be packed.
+ * Errors: BL_ERR_UNSUPPORTED "several scales in one row/tensor", or no packer. */
+bl_status bl__layout_pack_rows(bl__layout layout, const float *weights, size_t rows, size_t cols,
+                               size_t first_row, size_t n_rows, float tensor_scale, void *tensor,
+                               bl_error *err);
+
+/* True when row[cols] is scale x {-1, 0, +1} to the bit; then codes[i] = value / scale + 1 and
+ * *scale is the magnitude (0 for a row of zeros). codes may be NULL. */
+bool bl__row_is_ternary(const float *row, size_t cols, uint8_t *codes, float *scale);
+
+/* The b1.58 rule (arXiv 2402.17764 eq. 1-3): gamma = max(mean |w|, 1e-5) over the whole tensor,
+ * w -> clamp(round_half_even(w / gamma), -1, 1) x gamma. weights[n] is replaced in place by
+ * gamma x {-1, 0, +1}; returns gamma. The mean is summed in double. */
+float bl__absmean_ternarize(float *weights, size_t n);
+
+#endif
