@@ -40,9 +40,9 @@ static inline double bl__random_f64(bl__random *random) {
     return (double)(bl__random_u64(random) >> 11) * 0x1p-53;
 }
 
-/* Uniform in 0 ... n - 1, n > 0; the bias, below n / 2^64, does not matter here. */
+/* Uniform in 0 ... n - 1, 0 < n < 2^32; the bias, below 2^-21 of a count, does not matter here. */
 static inline uint64_t bl__random_below(bl__random *random, uint64_t n) {
-    return (uint64_t)(((unsigned __int128)bl__random_u64(random) * n) >> 64);
+    return (uint64_t)(bl__random_f64(random) * (double)n);
 }
 
 #endif

@@ -1,0 +1,97 @@
+/* Owns the float operations that are the same C on every machine. No fused multiply-add here
+ * except through the table: contraction is off, so each line rounds exactly as it reads. */
+#include <math.h>
+
+#include "base/half.h"
+#include "kernels/kernels.h"
+
+/* Folds lanes in halves: the order that every float sum in the library ends with. */
+static float fold(float lanes[BL_LANES]) {
+    for (size_t half = BL_LANES / 2; half; half /= 2)
+        for (size_t l = 0; l < half; l++)
+            lanes[l] += lanes[l + half];
+    return lanes[0];
+}
+
+void bl__rms_norm(const bl__kernels *kernels, const float *x, const float *weight, float eps,
+                  size_t n, float *out) {
+    float squares;
+    kernels->dot_rows(x, n, 1, n, x, n, 1, &squares, 1);
+    float factor = 1.0f / sqrtf(squares / (float)n + eps);
+    if (weight)
+        for (size_t i = 0; i < n; i++)
+            out[i] = x[i] * factor * weight[i];
+    else
+        for (size_t i = 0; i < n; i++)
+            out[i] = x[i] * factor;
+}
+
+/* 2^k * p(r) with k = round(x / ln 2), r = x - k ln 2 (ln 2 in two parts), p the Taylor polynomial
+ * of degree 7: |r| <= 0.35 leaves an error below 1e-8 of the result. */
+float bl__exp(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    float k = x * 1.44269504f + 12582912.0f; /* the sum's low bits are the rounded integer */
+    uint32_t k_bits = bl__f32_bits(k);
+    k -= 12582912.0f;
+    float r = x - k * 0.693359375f;
+    r = r + k * 2.12194440e-4f;
+    float p = 1.98412698e-4f;
+    p = p * r + 1.38888889e-3f;
+    p = p * r + 8.33333333e-3f;
+    p = p * r + 4.16666667e-2f;
+    p = p * r + 1.66666667e-1f;
+    p = p * r + 0.5f;
+    p = p * r + 1.0f;
+    p = p * r + 1.0f;
+    return p * bl__bits_f32((k_bits << 23) + 0x3f800000u);
+}
+
+void bl__softmax(float *scores, size_t n) {
+    float max = scores[0];
+    for (size_t i = 1; i < n; i++)
+        max = scores[i] > max ? scores[i] : max;
+    float lanes[BL_LANES] = {0};
+    size_t i = 0;
+    for (; i + BL_LANES <= n; i += BL_LANES)
+        for (size_t l = 0; l < BL_LANES; l++) {
+            float e = bl__exp(scores[i + l] - max);
+            scores[i + l] = e;
+            lanes[l] += e;
+        }
+    for (size_t l = 0; i < n; i++, l++) {
+        scores[i] = bl__exp(scores[i] - max);
+        lanes[l] += scores[i];
+    }
+    float factor = 1.0f / fold(lanes);
+    for (i = 0; i < n; i++)
+        scores[i] *= factor;
+}
+
+void bl__silu_mul(float *gate, const float *up, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        gate[i] = gate[i] / (1.0f + bl__exp(-gate[i])) * up[i];
+}
+
+void bl__relu2_mul(float *gate, const float *up, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        float g = gate[i] > 0.0f ? gate[i] : 0.0f;
+        gate[i] = g * g * up[i];
+    }
+}
+
+void bl__add(float *x, const float *y, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        x[i] += y[i];
+}
+
+void bl__rope(float *x, size_t n_rot, bool halves, const float *cs) {
+    size_t half = n_rot / 2;
+    for (size_t i = 0; i < half; i++) {
+        float *a = halves ? &x[i] : &x[2 * i];
+        float *b = halves ? &x[i + half] : &x[2 * i + 1];
+        float c = cs[2 * i], s = cs[2 * i + 1], u = *a, v = *b;
+        *a = u * c - v * s;
+        *b = v * c + u * s;
+    }
+}

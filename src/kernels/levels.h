@@ -1,0 +1,13 @@
+/* Private to kernels/: what each instruction set adds to the table. */
+#ifndef BL_KERNELS_LEVELS_H
+#define BL_KERNELS_LEVELS_H
+
+#include "kernels/kernels.h"
+
+void bl__kernels_fill_ref(bl__kernels *table);
+#if defined(__x86_64__)
+void bl__kernels_fill_avx2(bl__kernels *table);
+void bl__kernels_fill_avx512vnni(bl__kernels *table);
+#endif
+
+#endif

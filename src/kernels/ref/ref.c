@@ -1,0 +1,98 @@
+/* Owns the scalar truth that every other kernel is held to, bit for bit. Written to be read. */
+#include <math.h>
+
+#include "base/bytes.h"
+#include "base/half.h"
+#include "kernels/levels.h"
+#include "quant/t2.h"
+
+static void quantize_i8(const float *x, size_t n, int8_t *q, size_t stride, float *step,
+                        int32_t *sum) {
+    float max = 0.0f;
+    for (size_t i = 0; i < n; i++)
+        max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
+    float scale = 127.0f / (max > 1e-5f ? max : 1e-5f);
+    int32_t total = 0;
+    for (size_t i = 0; i < n; i++) {
+        float r = rintf(x[i] * scale);
+        r = r > -128.0f ? r : -128.0f; /* NaN too */
+        r = r < 127.0f ? r : 127.0f;
+        q[i] = (int8_t)r;
+        total += q[i];
+    }
+    for (size_t i = n; i < stride; i++)
+        q[i] = 0;
+    *step = 1.0f / scale;
+    *sum = total;
+}
+
+/* The code of (row r of the tile, column c). */
+static int32_t code_at(const uint8_t *tile, size_t r, size_t c) {
+    const uint8_t *block = tile + BL_T2_SCALE_BYTES + c / BL_T2_COLS * BL_T2_BLOCK_BYTES;
+    size_t plane = c % BL_T2_COLS / 4;
+    return block[4 * r + c % 4] >> 2 * plane & 3;
+}
+
+static void ternary_gemm(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
+                         size_t n_tiles, const bl__q8 *x, size_t n_tokens, float *out,
+                         size_t out_stride) {
+    for (size_t tile = first_tile; tile < first_tile + n_tiles; tile++) {
+        const uint8_t *bytes = tiles + tile * bl__t2_stride(cols);
+        for (size_t r = 0; r < BL_T2_ROWS && tile * BL_T2_ROWS + r < rows; r++)
+            for (size_t t = 0; t < n_tokens; t++) {
+                int32_t dot = -x->sum[t];
+                for (size_t c = 0; c < cols; c++)
+                    dot += code_at(bytes, r, c) * x->q[t * x->stride + c];
+                out[t * out_stride + tile * BL_T2_ROWS + r] =
+                    (float)dot * (x->step[t] * bl__load_f32(bytes + 4 * r));
+            }
+    }
+}
+
+static float dot(const float *a, const float *b, size_t n) {
+    float lanes[BL_LANES] = {0};
+    for (size_t i = 0; i < n; i++)
+        lanes[i % BL_LANES] = fmaf(a[i], b[i], lanes[i % BL_LANES]);
+    for (size_t half = BL_LANES / 2; half; half /= 2)
+        for (size_t l = 0; l < half; l++)
+            lanes[l] += lanes[l + half];
+    return lanes[0];
+}
+
+static void dot_rows(const float *w, size_t w_stride, size_t n_rows, size_t cols, const float *x,
+                     size_t x_stride, size_t n_tokens, float *out, size_t out_stride) {
+    for (size_t t = 0; t < n_tokens; t++)
+        for (size_t r = 0; r < n_rows; r++)
+            out[t * out_stride + r] = dot(w + r * w_stride, x + t * x_stride, cols);
+}
+
+static void weighted_sum(const float *p, const float *v, size_t v_stride, size_t n_rows,
+                         size_t cols, float *out) {
+    for (size_t c = 0; c < cols; c++) {
+        float total = n_rows ? p[0] * v[c] : 0.0f;
+        for (size_t r = 1; r < n_rows; r++)
+            total = fmaf(p[r], v[r * v_stride + c], total);
+        out[c] = total;
+    }
+}
+
+static void unpack_f16(const uint16_t *x, size_t n, float *out) {
+    for (size_t i = 0; i < n; i++)
+        out[i] = bl__f16_to_f32(bl__load_u16(x + i));
+}
+
+static void unpack_bf16(const uint16_t *x, size_t n, float *out) {
+    for (size_t i = 0; i < n; i++)
+        out[i] = bl__bf16_to_f32(bl__load_u16(x + i));
+}
+
+void bl__kernels_fill_ref(bl__kernels *table) {
+    *table = (bl__kernels){
+        .quantize_i8 = quantize_i8,
+        .ternary_gemm = ternary_gemm,
+        .dot_rows = dot_rows,
+        .weighted_sum = weighted_sum,
+        .unpack_f16 = unpack_f16,
+        .unpack_bf16 = unpack_bf16,
+    };
+}

@@ -1,0 +1,148 @@
+/* Owns the AVX-512 + VNNI kernels. Same bits as kernels/ref; see the contract in kernels.h. */
+#include <immintrin.h>
+#include <string.h>
+
+#include "kernels/levels.h"
+#include "quant/t2.h"
+
+static inline __m512i broadcast4(const int8_t *q) {
+    int32_t four;
+    memcpy(&four, q, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+/* 16 rows x n tokens of one tile, with n_sums independent sums a token to hide the latency of the
+ * dot-product instruction (both constants after inlining): dots[t]. */
+static inline __attribute__((always_inline)) void tile_dots(const uint8_t *blocks, size_t n_blocks,
+                                                            const int8_t *q, size_t q_stride,
+                                                            size_t n, size_t n_sums,
+                                                            __m512i *dots) {
+    const __m512i three = _mm512_set1_epi8(3);
+    __m512i sums[8][4];
+    for (size_t t = 0; t < n; t++)
+        for (size_t s = 0; s < n_sums; s++)
+            sums[t][s] = _mm512_setzero_si512();
+    for (size_t b = 0; b < n_blocks; b++) {
+        __m512i bytes = _mm512_loadu_si512(blocks + b * BL_T2_BLOCK_BYTES);
+#pragma GCC unroll 4
+        for (size_t plane = 0; plane < 4; plane++) {
+            __m512i w = _mm512_and_si512(bytes, three);
+            for (size_t t = 0; t < n; t++) {
+                __m512i x = broadcast4(q + t * q_stride + b * BL_T2_COLS + 4 * plane);
+                size_t s = plane % n_sums;
+                sums[t][s] = _mm512_dpbusd_epi32(sums[t][s], w, x);
+            }
+            bytes = _mm512_srli_epi16(bytes, 2);
+        }
+    }
+    for (size_t t = 0; t < n; t++) {
+        for (size_t s = 1; s < n_sums; s++)
+            sums[t][0] = _mm512_add_epi32(sums[t][0], sums[t][s]);
+        dots[t] = sums[t][0];
+    }
+}
+
+static void ternary_gemm(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
+                         size_t n_tiles, const bl__q8 *x, size_t n_tokens, float *out,
+                         size_t out_stride) {
+    for (size_t tile = first_tile; tile < first_tile + n_tiles; tile++) {
+        const uint8_t *scales = tiles + tile * bl__t2_stride(cols);
+        const uint8_t *blocks = scales + BL_T2_SCALE_BYTES;
+        size_t row = tile * BL_T2_ROWS, n_blocks = bl__t2_blocks(cols);
+        size_t n_rows = rows - row < BL_T2_ROWS ? rows - row : BL_T2_ROWS;
+        __mmask16 exists = (__mmask16)((1u << n_rows) - 1);
+        __m512 scale = _mm512_loadu_ps(scales);
+        for (size_t t = 0; t < n_tokens;) {
+            const int8_t *q = x->q + t * x->stride;
+            size_t n = n_tokens - t;
+            __m512i dots[8];
+            if (n >= 8)
+                tile_dots(blocks, n_blocks, q, x->stride, n = 8, 1, dots);
+            else if (n >= 4)
+                tile_dots(blocks, n_blocks, q, x->stride, n = 4, 1, dots);
+            else if (n >= 2)
+                tile_dots(blocks, n_blocks, q, x->stride, n = 2, 2, dots);
+            else
+                tile_dots(blocks, n_blocks, q, x->stride, 1, 4, dots);
+            for (size_t i = 0; i < n; i++, t++) {
+                __m512i dot = _mm512_sub_epi32(dots[i], _mm512_set1_epi32(x->sum[t]));
+                __m512 factor = _mm512_mul_ps(_mm512_set1_ps(x->step[t]), scale);
+                _mm512_mask_storeu_ps(out + t * out_stride + row, exists,
+                                      _mm512_mul_ps(_mm512_cvtepi32_ps(dot), factor));
+            }
+        }
+    }
+}
+
+/* Folds 16 lanes as the contract says. */
+static float fold(__m512 lanes) {
+    __m256 high = _mm256_castpd_ps(_mm512_extractf64x4_pd(_mm512_castps_pd(lanes), 1));
+    __m256 eight = _mm256_add_ps(_mm512_castps512_ps256(lanes), high);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+/* n_rows rows x n_tokens tokens (constants after inlining). */
+static inline __attribute__((always_inline)) void
+dot_some(const float *w, size_t w_stride, size_t n_rows, size_t cols, const float *x,
+         size_t x_stride, size_t n_tokens, float *out, size_t out_stride) {
+    __m512 sums[4][4];
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t t = 0; t < n_tokens; t++)
+            sums[r][t] = _mm512_setzero_ps();
+    for (size_t c = 0; c < cols; c += BL_LANES) {
+        __mmask16 m = cols - c >= BL_LANES ? 0xffff : (__mmask16)((1u << (cols - c)) - 1);
+        __m512 xs[4];
+        for (size_t t = 0; t < n_tokens; t++)
+            xs[t] = _mm512_maskz_loadu_ps(m, x + t * x_stride + c);
+        for (size_t r = 0; r < n_rows; r++) {
+            __m512 row = _mm512_maskz_loadu_ps(m, w + r * w_stride + c);
+            for (size_t t = 0; t < n_tokens; t++)
+                sums[r][t] = _mm512_mask3_fmadd_ps(row, xs[t], sums[r][t], m);
+        }
+    }
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t t = 0; t < n_tokens; t++)
+            out[t * out_stride + r] = fold(sums[r][t]);
+}
+
+static void dot_rows(const float *w, size_t w_stride, size_t n_rows, size_t cols, const float *x,
+                     size_t x_stride, size_t n_tokens, float *out, size_t out_stride) {
+    for (size_t t = 0, n; t < n_tokens; t += n) {
+        const float *xt = x + t * x_stride;
+        float *to = out + t * out_stride;
+        size_t r = 0;
+        n = n_tokens - t >= 4 ? 4 : 1;
+        for (; r + 4 <= n_rows; r += 4)
+            if (n == 4)
+                dot_some(w + r * w_stride, w_stride, 4, cols, xt, x_stride, 4, to + r, out_stride);
+            else
+                dot_some(w + r * w_stride, w_stride, 4, cols, xt, x_stride, 1, to + r, out_stride);
+        for (; r < n_rows; r++)
+            if (n == 4)
+                dot_some(w + r * w_stride, w_stride, 1, cols, xt, x_stride, 4, to + r, out_stride);
+            else
+                dot_some(w + r * w_stride, w_stride, 1, cols, xt, x_stride, 1, to + r, out_stride);
+    }
+}
+
+static void weighted_sum(const float *p, const float *v, size_t v_stride, size_t n_rows,
+                         size_t cols, float *out) {
+    for (size_t c = 0; c < cols; c += 16) {
+        __mmask16 m = cols - c >= 16 ? 0xffff : (__mmask16)((1u << (cols - c)) - 1);
+        __m512 sum = _mm512_setzero_ps();
+        if (n_rows)
+            sum = _mm512_mul_ps(_mm512_set1_ps(p[0]), _mm512_maskz_loadu_ps(m, v + c));
+        for (size_t r = 1; r < n_rows; r++)
+            sum = _mm512_fmadd_ps(_mm512_set1_ps(p[r]),
+                                  _mm512_maskz_loadu_ps(m, v + r * v_stride + c), sum);
+        _mm512_mask_storeu_ps(out + c, m, sum);
+    }
+}
+
+void bl__kernels_fill_avx512vnni(bl__kernels *table) {
+    table->ternary_gemm = ternary_gemm;
+    table->dot_rows = dot_rows;
+    table->weighted_sum = weighted_sum;
+}

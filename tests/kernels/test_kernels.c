@@ -1,0 +1,326 @@
+/* The kernel checker: every slot of every instruction set this machine can run against kernels/ref,
+ * bit for bit, on random and extreme inputs, all tail lengths, with inaccessible pages right behind
+ * and right before every buffer. `kernels_kernels --bench` times the same calls. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/half.h"
+#include "base/random.h"
+#include "bitloom/system.h"
+#include "kernels/kernels.h"
+#include "quant/t2.h"
+
+/* A buffer that ends (or begins) at an inaccessible page. */
+typedef struct guarded {
+    uint8_t *map, *data;
+    size_t map_bytes;
+} guarded;
+
+static guarded guarded_alloc(size_t bytes, bool at_end) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), inner = (bytes + page - 1) / page * page;
+    guarded g = {.map_bytes = inner + 2 * page};
+    g.map = mmap(NULL, g.map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(g.map != MAP_FAILED);
+    mprotect(g.map, page, PROT_NONE);
+    mprotect(g.map + page + inner, page, PROT_NONE);
+    g.data = g.map + page + (at_end ? inner - bytes : 0);
+    return g;
+}
+
+static void guarded_free(guarded g) {
+    munmap(g.map, g.map_bytes);
+}
+
+static bl__random rng;
+static bl__kernels ref;
+
+static float random_float(void) {
+    return (float)(bl__random_f64(&rng) * 2.0 - 1.0);
+}
+
+/* kind 0: uniform; 1: one huge element; 2: all equal; 3: zeros and denormals; 4: NaN and infinity
+ */
+static void fill_floats(float *x, size_t n, int kind) {
+    for (size_t i = 0; i < n; i++)
+        x[i] = kind == 2 ? 0.37f : kind == 3 ? random_float() * 1e-40f : random_float();
+    if (n && kind == 1)
+        x[bl__random_below(&rng, n)] = -3e30f;
+    if (n && kind == 4) {
+        x[bl__random_below(&rng, n)] = NAN;
+        x[bl__random_below(&rng, n)] = INFINITY;
+    }
+}
+
+static void assert_same_bits(const float *a, const float *b, size_t n, const char *what) {
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(&a[i], &b[i], 4) != 0 && !(isnan(a[i]) && isnan(b[i])))
+            fail_msg("%s: element %zu is %.9g, ref says %.9g", what, i, (double)a[i], (double)b[i]);
+}
+
+static void check_quantize(const bl__kernels *k) {
+    for (size_t n = 1; n < 70; n++)
+        for (int kind = 0; kind < 5; kind++)
+            for (int at_end = 0; at_end < 2; at_end++) {
+                size_t stride = (n + 15) / 16 * 16;
+                guarded x = guarded_alloc(n * sizeof(float), at_end);
+                guarded q = guarded_alloc(stride, at_end);
+                int8_t want[80];
+                float step, want_step;
+                int32_t sum, want_sum;
+                fill_floats((float *)(void *)x.data, n, kind);
+                ref.quantize_i8((float *)(void *)x.data, n, want, stride, &want_step, &want_sum);
+                k->quantize_i8((float *)(void *)x.data, n, (int8_t *)q.data, stride, &step, &sum);
+                assert_memory_equal(q.data, want, stride);
+                assert_same_bits(&step, &want_step, 1, "quantize step");
+                assert_int_equal(sum, want_sum);
+                guarded_free(x);
+                guarded_free(q);
+            }
+}
+
+/* mode 0: random codes 0 ... 2; 1: all 2 with activations 127; 2: all 0 with -128; 3: any bytes */
+static void check_ternary_case(const bl__kernels *k, size_t rows, size_t cols, size_t n_tokens,
+                               int mode) {
+    size_t tiles = bl__t2_tiles(rows), bytes = tiles * bl__t2_stride(cols);
+    size_t stride = bl__t2_blocks(cols) * 16, ldo = rows + 3;
+    guarded w = guarded_alloc(bytes, true), q = guarded_alloc(n_tokens * stride, true);
+    guarded out = guarded_alloc(n_tokens * ldo * sizeof(float), true);
+    float *want = calloc(n_tokens * ldo, sizeof *want), *steps = calloc(n_tokens, sizeof *steps);
+    int32_t *sums = calloc(n_tokens, sizeof *sums);
+    for (size_t i = 0; i < bytes; i++) {
+        uint8_t codes = 0;
+        for (int p = 0; p < 4; p++)
+            codes = (uint8_t)(codes | bl__random_below(&rng, 3) << 2 * p);
+        w.data[i] = mode == 0   ? codes
+                    : mode == 1 ? 0xaa
+                    : mode == 2 ? 0
+                                : (uint8_t)bl__random_u64(&rng);
+    }
+    for (size_t tile = 0; tile < tiles; tile++)
+        for (size_t r = 0; r < 16; r++) {
+            float scale = random_float();
+            memcpy(w.data + tile * bl__t2_stride(cols) + 4 * r, &scale, 4);
+        }
+    for (size_t t = 0; t < n_tokens; t++) {
+        steps[t] = random_float();
+        for (size_t c = 0; c < cols; c++) {
+            int v = mode == 1 ? 127 : mode == 2 ? -128 : (int)bl__random_below(&rng, 256) - 128;
+            ((int8_t *)q.data)[t * stride + c] = (int8_t)v;
+            sums[t] += v;
+        }
+    }
+    bl__q8 x = {.q = (int8_t *)q.data, .stride = stride, .step = steps, .sum = sums};
+    memset(out.data, 0, n_tokens * ldo * sizeof(float));
+    ref.ternary_gemm(w.data, rows, cols, 0, tiles, &x, n_tokens, want, ldo);
+    size_t split = tiles / 2; /* two calls must make up one */
+    k->ternary_gemm(w.data, rows, cols, 0, split, &x, n_tokens, (float *)(void *)out.data, ldo);
+    k->ternary_gemm(w.data, rows, cols, split, tiles - split, &x, n_tokens,
+                    (float *)(void *)out.data, ldo);
+    assert_same_bits((float *)(void *)out.data, want, n_tokens * ldo, "ternary_gemm");
+    guarded_free(w);
+    guarded_free(q);
+    guarded_free(out);
+    free(want);
+    free(steps);
+    free(sums);
+}
+
+static void check_ternary(const bl__kernels *k) {
+    for (size_t rows = 1; rows <= 33; rows += rows % 16 == 1 ? 14 : 1)
+        for (size_t cols = 1; cols <= 50; cols++)
+            check_ternary_case(k, rows, cols, 1 + (rows + cols) % 13, 0);
+    for (int mode = 0; mode < 4; mode++)
+        for (size_t n_tokens = 1; n_tokens <= 19; n_tokens += 3) {
+            check_ternary_case(k, 32, 4096, n_tokens, mode); /* where int16 sums overflow */
+            check_ternary_case(k, 20, 333, n_tokens, mode);
+        }
+    check_ternary_case(k, 16, 100000, 2, 1);
+}
+
+static void check_dots(const bl__kernels *k) {
+    for (size_t cols = 1; cols < 70; cols++)
+        for (int kind = 0; kind < 5; kind++) {
+            size_t rows = 1 + cols % 11, n_tokens = 1 + cols % 7,
+                   w_stride = cols + (size_t)kind % 3;
+            guarded w = guarded_alloc((rows - 1) * w_stride * 4 + cols * 4, kind % 2);
+            guarded x = guarded_alloc(n_tokens * cols * 4, kind % 2);
+            guarded out = guarded_alloc(((n_tokens - 1) * (rows + 1) + rows) * 4, true);
+            float want[7 * 12], *got = (float *)(void *)out.data;
+            fill_floats((float *)(void *)w.data, (rows - 1) * w_stride + cols, kind);
+            fill_floats((float *)(void *)x.data, n_tokens * cols, 0);
+            ref.dot_rows((float *)(void *)w.data, w_stride, rows, cols, (float *)(void *)x.data,
+                         cols, n_tokens, want, rows + 1);
+            k->dot_rows((float *)(void *)w.data, w_stride, rows, cols, (float *)(void *)x.data,
+                        cols, n_tokens, got, rows + 1);
+            for (size_t t = 0; t < n_tokens; t++)
+                assert_same_bits(got + t * (rows + 1), want + t * (rows + 1), rows, "dot_rows");
+            guarded_free(w);
+            guarded_free(x);
+            guarded_free(out);
+        }
+}
+
+static void check_weighted_sum(const bl__kernels *k) {
+    for (size_t cols = 1; cols < 70; cols++)
+        for (size_t rows = 0; rows < 9; rows += 1 + rows / 3) {
+            size_t stride = cols + rows % 2;
+            guarded v = guarded_alloc((rows ? (rows - 1) * stride + cols : 1) * 4, true);
+            guarded p = guarded_alloc(rows * 4 + 4, false), out = guarded_alloc(cols * 4, true);
+            float want[80];
+            fill_floats((float *)(void *)v.data, rows ? (rows - 1) * stride + cols : 1, 0);
+            fill_floats((float *)(void *)p.data, rows, 0);
+            ref.weighted_sum((float *)(void *)p.data, (float *)(void *)v.data, stride, rows, cols,
+                             want);
+            k->weighted_sum((float *)(void *)p.data, (float *)(void *)v.data, stride, rows, cols,
+                            (float *)(void *)out.data);
+            assert_same_bits((float *)(void *)out.data, want, cols, "weighted_sum");
+            guarded_free(v);
+            guarded_free(p);
+            guarded_free(out);
+        }
+}
+
+static void check_unpack(const bl__kernels *k) {
+    enum { N = 65536 };
+    uint16_t *all = malloc(N * sizeof *all);
+    float *got = malloc(N * sizeof *got), *want = malloc(N * sizeof *want);
+    for (size_t i = 0; i < N; i++)
+        all[i] = (uint16_t)i;
+    for (size_t cut = 0; cut < 17; cut++) {
+        ref.unpack_f16(all + cut, N - 2 * cut, want);
+        k->unpack_f16(all + cut, N - 2 * cut, got);
+        assert_same_bits(got, want, N - 2 * cut, "unpack_f16");
+        ref.unpack_bf16(all + cut, N - 2 * cut, want);
+        k->unpack_bf16(all + cut, N - 2 * cut, got);
+        assert_same_bits(got, want, N - 2 * cut, "unpack_bf16");
+    }
+    free(all);
+    free(got);
+    free(want);
+}
+
+/* Calls check for every level but ref. */
+static void for_each_level(void (*check)(const bl__kernels *)) {
+    char names[128];
+    snprintf(names, sizeof names, "%s", bl_kernel_levels());
+    for (char *save, *name = strtok_r(names, " ", &save); name; name = strtok_r(NULL, " ", &save)) {
+        bl__kernels k;
+        assert_true(bl__kernels_for(name, &k));
+        assert_string_equal(k.level, name);
+        check(&k);
+    }
+}
+
+static void test_quantize(void **state) {
+    (void)state;
+    for_each_level(check_quantize);
+}
+static void test_ternary(void **state) {
+    (void)state;
+    for_each_level(check_ternary);
+}
+static void test_dots(void **state) {
+    (void)state;
+    for_each_level(check_dots);
+}
+static void test_weighted_sum(void **state) {
+    (void)state;
+    for_each_level(check_weighted_sum);
+}
+static void test_unpack(void **state) {
+    (void)state;
+    for_each_level(check_unpack);
+}
+
+static void test_exp(void **state) {
+    (void)state;
+    for (double x = -86.0; x < 87.0; x += 0.00137) {
+        float got = bl__exp((float)x);
+        double want = exp((double)(float)x);
+        if (fabs((double)got - want) > 2.0 * 1.2e-7 * want)
+            fail_msg("exp(%.9g) = %.9g, expected %.9g", x, (double)got, want);
+    }
+    assert_true(bl__exp(0.0f) == 1.0f);
+    assert_true(bl__exp(-INFINITY) < 1e-37f && bl__exp(-INFINITY) >= 0.0f);
+    assert_true(isfinite(bl__exp(INFINITY)));
+}
+
+static void test_softmax(void **state) {
+    (void)state;
+    float x[67];
+    for (size_t n = 1; n <= 67; n++) {
+        double sum = 0.0, want_sum = 0.0, max = -1e30, keep[67];
+        for (size_t i = 0; i < n; i++) {
+            x[i] = 20.0f * random_float();
+            keep[i] = (double)x[i];
+            max = keep[i] > max ? keep[i] : max;
+        }
+        for (size_t i = 0; i < n; i++)
+            want_sum += exp(keep[i] - max);
+        bl__softmax(x, n);
+        for (size_t i = 0; i < n; i++) {
+            sum += (double)x[i];
+            assert_true(fabs((double)x[i] - exp(keep[i] - max) / want_sum) < 1e-6);
+        }
+        assert_true(fabs(sum - 1.0) < 1e-5);
+    }
+}
+
+static double seconds(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+static void bench_ternary(const bl__kernels *k) {
+    enum { ROWS = 2560, COLS = 6912, TOKENS = 64 };
+    size_t bytes = bl__t2_tiles(ROWS) * bl__t2_stride(COLS), stride = COLS;
+    uint8_t *w = aligned_alloc(64, bytes);
+    int8_t *q = aligned_alloc(64, TOKENS * stride);
+    float *out = calloc((size_t)TOKENS * ROWS, sizeof *out), steps[TOKENS] = {0};
+    int32_t sums[TOKENS] = {0};
+    memset(w, 0x55, bytes);
+    memset(q, 1, TOKENS * stride);
+    bl__q8 x = {.q = q, .stride = stride, .step = steps, .sum = sums};
+    for (size_t n = 1; n <= TOKENS; n *= 8) {
+        double best = 1e9;
+        for (int i = 0; i < 7; i++) {
+            double start = seconds();
+            k->ternary_gemm(w, ROWS, COLS, 0, bl__t2_tiles(ROWS), &x, n, out, ROWS);
+            double took = seconds() - start;
+            best = took < best ? took : best;
+        }
+        printf("%-12s ternary_gemm %dx%d, %2zu tokens: %8.1f us, %6.1f Gop/s, %5.1f GB/s\n",
+               k->level, ROWS, COLS, n, best * 1e6, 2e-9 * ROWS * COLS * (double)n / best,
+               1e-9 * (double)bytes / best);
+    }
+    free(w);
+    free(q);
+    free(out);
+}
+
+int main(int argc, char **argv) {
+    bl__random_seed(&rng, 42);
+    bl__kernels_for("ref", &ref);
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+        for_each_level(bench_ternary);
+        return 0;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_quantize), cmocka_unit_test(test_ternary),
+        cmocka_unit_test(test_dots),     cmocka_unit_test(test_weighted_sum),
+        cmocka_unit_test(test_unpack),   cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_softmax),
+    };
+    return cmocka_run_group_tests_name("kernels", tests, NULL, NULL);
+}
