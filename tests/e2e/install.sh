@@ -42,7 +42,7 @@ add_executable(generate generate.c)
 target_link_libraries(generate PRIVATE bitloom::bitloom)
 END
 cp "$root/examples/generate.c" "$work/project"
-quietly cmake -S "$work/project" -B "$work/by_cmake" -DCMAKE_PREFIX_PATH="$prefix" \
+quietly cmake -G Ninja -S "$work/project" -B "$work/by_cmake" -DCMAKE_PREFIX_PATH="$prefix" \
     -DCMAKE_C_COMPILER="$compiler" -DCMAKE_C_FLAGS="${flags[*]}"
 quietly cmake --build "$work/by_cmake"
 
