@@ -42,7 +42,7 @@ typedef struct bl__layout_info {
     int32_t type_id;        /* GGUF tensor type, BL_TYPE_ID_NONE when it has none */
     int32_t file_type;      /* general.file_type of a file mostly of this layout, or -1 */
     uint32_t block_cols;    /* cols must be a multiple of this */
-    bool ternary;           /* holds only scale x {-1, 0, +1} */
+    bool ternary;           /* holds only scale x {-1, 0, +1}, or a part of these */
     const char *scale_rule; /* "tensor", "row", "block of 256", "none": for docs and messages */
 } bl__layout_info;
 
@@ -62,17 +62,21 @@ void bl__layout_unpack_row(bl__layout layout, const void *tensor, size_t rows, s
                            size_t row, float *out);
 
 /* False when the row holds a code that the layout does not define (code 3 of a 2-bit ternary
- * layout, a base-3 byte out of range) or a scale that is NaN or infinite. */
+ * layout, a base-3 byte that no digits give, padding of t2 that is not zero), or a scale, or a
+ * weight of a float layout, that is NaN or infinite. */
 bool bl__layout_check_row(bl__layout layout, const void *tensor, size_t rows, size_t cols,
                           size_t row);
 
 /* Packs rows first_row ... first_row + n_rows - 1 from weights[n_rows][cols] into the tensor.
- * Ternary layouts demand values that are ternary to the bit within each scale's reach, and store
- * the scale as the layout does (f16 rounding included). tensor_scale: the one magnitude of all
- * non-zero weights, used by i2_s only, whose trailer is written with row 0. Ranges that start and
- * end at multiples of 64 rows may be packed by different threads (except hf_u8).
- * The quantizing layouts (q8_0, q4_0, q4_1) round as ggml does; q6_k cannot be packed.
- * Errors: BL_ERR_UNSUPPORTED "several scales in one row/tensor", or no packer. */
+ * Ternary layouts demand values that are ternary to the bit within each scale's reach (magnitude 1
+ * for hf_u8), and store the scale as the layout does: float16 rounds it to half to even.
+ * tensor_scale: the one magnitude of all non-zero weights, used by i2_s and i2_s_arm only, whose
+ * trailer is written with row 0. Ranges that start and end at multiples of 64 rows may be packed by
+ * different threads (except hf_u8).
+ * The quantizing layouts (q8_0, q4_0, q4_1, q1_0) round as ggml does, f16 and bf16 half to even;
+ * q6_k cannot be packed.
+ * Errors: BL_ERR_UNSUPPORTED, naming layout and row, for several magnitudes within a scale's reach,
+ * values that are not finite, a scale that float16 cannot hold, or no packer. */
 bl_status bl__layout_pack_rows(bl__layout layout, const float *weights, size_t rows, size_t cols,
                                size_t first_row, size_t n_rows, float tensor_scale, void *tensor,
                                bl_error *err);
@@ -81,9 +85,11 @@ bl_status bl__layout_pack_rows(bl__layout layout, const float *weights, size_t r
  * *scale is the magnitude (0 for a row of zeros). codes may be NULL. */
 bool bl__row_is_ternary(const float *row, size_t cols, uint8_t *codes, float *scale);
 
-/* The b1.58 rule (arXiv 2402.17764 eq. 1-3): gamma = max(mean |w|, 1e-5) over the whole tensor,
- * w -> clamp(round_half_even(w / gamma), -1, 1) x gamma. weights[n] is replaced in place by
- * gamma x {-1, 0, +1}; returns gamma. The mean is summed in double. */
+/* The b1.58 rule (arXiv 2402.17764 eq. 1-3) in the float32 arithmetic that models are trained with
+ * ("Training Tips, Code and FAQ", transformers): s = 1 / max(mean |w|, 1e-5) over the whole tensor,
+ * w -> clamp(round_half_even(w * s), -1, 1) / s. weights[n] is replaced in place by
+ * gamma x {-1, 0, +1}; returns gamma = 1 / s, or NaN, with the weights untouched, when the mean is
+ * not finite. The mean is summed in double. */
 float bl__absmean_ternarize(float *weights, size_t n);
 
 #endif

@@ -1,0 +1,92 @@
+/* What it means for floats to be ternary, and how master weights become so. Knows no layout. */
+#include <math.h>
+
+#include "base/error.h"
+#include "quant/layouts.h"
+#include "quant/quant.h"
+
+/* Comparisons run on the bits: |x| as an integer orders like |x|, and NaN sorts above infinity. */
+static inline uint32_t magnitude_bits(float x) {
+    return bl__f32_bits(x) & 0x7fffffffu;
+}
+
+bool bl__max_magnitude(const float *x, size_t n, float *max) {
+    uint32_t most = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits = magnitude_bits(x[i]);
+        most = bits > most ? bits : most;
+    }
+    *max = bl__bits_f32(most);
+    return most < 0x7f800000u;
+}
+
+bool bl__ternary_codes(const float *x, size_t n, float magnitude, uint8_t *codes) {
+    uint32_t scale = bl__f32_bits(magnitude), wrong = 0;
+    for (size_t i = 0; i < n; i++) {
+        uint32_t bits = bl__f32_bits(x[i]);
+        uint32_t size = bits & 0x7fffffffu;
+        uint32_t nonzero = size != 0;
+        wrong |= nonzero & (uint32_t)(size != scale);
+        codes[i] = (uint8_t)(1 + nonzero - 2 * (nonzero & (bits >> 31)));
+    }
+    return wrong == 0;
+}
+
+bool bl__row_is_ternary(const float *row, size_t cols, uint8_t *codes, float *scale) {
+    uint8_t chunk[BL_CHUNK];
+    float most;
+    if (!bl__max_magnitude(row, cols, &most))
+        return false;
+    for (size_t i = 0; i < cols; i += BL_CHUNK) {
+        size_t n = cols - i < BL_CHUNK ? cols - i : BL_CHUNK;
+        if (!bl__ternary_codes(row + i, n, most, codes ? codes + i : chunk))
+            return false;
+    }
+    *scale = most;
+    return true;
+}
+
+/* mean |w| in double, in eight interleaved sums, an order that does not depend on the machine. */
+static double mean_magnitude(const float *weights, size_t n) {
+    double sum[8] = {0}, total = 0;
+    size_t i = 0;
+    for (; i + 8 <= n; i += 8)
+        for (size_t j = 0; j < 8; j++)
+            sum[j] += (double)fabsf(weights[i + j]);
+    for (; i < n; i++)
+        total += (double)fabsf(weights[i]);
+    for (size_t j = 0; j < 8; j++)
+        total += sum[j];
+    return n ? total / (double)n : 0;
+}
+
+float bl__absmean_ternarize(float *weights, size_t n) {
+    float mean = (float)mean_magnitude(weights, n);
+    if (!(mean <= 3.402823466e+38f))
+        return NAN;
+    float inverse = 1.0f / (mean > 1e-5f ? mean : 1e-5f);
+    float gamma = 1.0f / inverse;
+    /* Half to even and the clamp to [-1, 1] together: beyond 0.5 is one, 0.5 itself is zero. */
+    for (size_t i = 0; i < n; i++) {
+        float w = weights[i] * inverse;
+        weights[i] = w > 0.5f ? gamma : w < -0.5f ? -gamma : 0.0f;
+    }
+    return gamma;
+}
+
+bl_status bl__fail_not_ternary(const bl__row *at, const char *reach, bl_error *err) {
+    return bl__fail(err, BL_ERR_UNSUPPORTED,
+                    "%s: row %zu: several magnitudes in one %s, expected -s, 0 and +s only",
+                    at->name, at->row, reach);
+}
+
+bl_status bl__scale_to_f16(const bl__row *at, float scale, uint16_t *half, bl_error *err) {
+    uint16_t rounded = bl__f32_to_f16(scale);
+    unsigned size = rounded & 0x7fffu;
+    if (size >= 0x7c00u || (size < 0x400u && scale != 0.0f))
+        return bl__fail(err, BL_ERR_UNSUPPORTED,
+                        "%s: row %zu: scale %g, expected one that float16 holds: 6.1e-5 to 65504",
+                        at->name, at->row, (double)scale);
+    *half = rounded;
+    return BL_OK;
+}
