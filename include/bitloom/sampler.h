@@ -38,7 +38,8 @@ bl_status bl_sampler_create(const bl_sampler_params *params, size_t vocab, bl_sa
                             bl_error *err);
 void bl_sampler_free(bl_sampler *sampler);
 
-/* Draws from logits: float[vocab], left untouched. NaN logits are never chosen. */
+/* Draws from logits: float[vocab], left untouched. NaN and -infinity are never chosen; -1 when
+ * there is nothing else. */
 bl_token bl_sampler_sample(bl_sampler *sampler, const float *logits);
 /* Tells the sampler that a token (of the prompt or the answer) was taken, for the penalties. */
 void bl_sampler_accept(bl_sampler *sampler, bl_token token);
