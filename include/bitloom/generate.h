@@ -22,20 +22,27 @@ typedef enum bl_stop_reason {
     BL_STOP_CALLER = 4,  /* the callback returned false */
 } bl_stop_reason;
 
+/* Told every generated token that the session holds, in order. */
+typedef void (*bl_token_fn)(void *user, bl_token token);
+/* Told after each part of the prompt how much of it is evaluated. Returns false to stop. */
+typedef bool (*bl_prompt_fn)(void *user, size_t n_done, size_t n_prompt);
+
 typedef struct bl_generate_params {
     size_t max_tokens;        /* 0 = until another rule stops it */
     const char *const *stops; /* stop strings, n_stops of them, borrowed */
     size_t n_stops;
-    bool ignore_end;    /* go on after an end token */
-    bool context_shift; /* make room when the context is full instead of stopping */
-    size_t n_keep;      /* with context_shift: tokens at the start that are always kept */
-    bool show_special;  /* write special tokens out in the text */
+    bool ignore_end;        /* go on after an end token */
+    bool context_shift;     /* make room when the context is full instead of stopping */
+    size_t n_keep;          /* with context_shift: tokens at the start that are always kept */
+    bool show_special;      /* write special tokens out in the text */
+    bl_token_fn on_token;   /* NULL is allowed for both */
+    bl_prompt_fn on_prompt; /* the prompt is evaluated in parts of 512 tokens when set */
 } bl_generate_params;
 
 typedef struct bl_generate_result {
     bl_stop_reason reason;
     size_t n_prompt;    /* prompt tokens evaluated */
-    size_t n_generated; /* tokens sampled, an end token not counted */
+    size_t n_generated; /* tokens sampled, an end token that stopped it not counted */
     double prompt_seconds, generate_seconds;
 } bl_generate_result;
 
@@ -43,9 +50,13 @@ typedef struct bl_generate_result {
  * false to stop. */
 typedef bool (*bl_text_fn)(void *user, const char *text, size_t len);
 
-/* Evaluates prompt[n_prompt] after what the session already holds, then generates. on_text and
- * result may be NULL. After BL_OK the session holds prompt and answer, ready to go on.
- * Errors: BL_ERR_CONTEXT_FULL when the prompt does not fit; those of bl_session_eval(). */
+/* Evaluates prompt[n_prompt] after what the session already holds, then generates. An empty prompt
+ * goes on from the session's logits. The sampler is told of the prompt's tokens too. on_text and
+ * result may be NULL; user is handed to all callbacks. After BL_OK the session holds the evaluated
+ * prompt and every generated token, ready to go on.
+ * Errors: BL_ERR_CONTEXT_FULL when the prompt does not fit; BL_ERR_ARGUMENT for a bad stop string,
+ * or nothing to go on from; BL_ERR_FORMAT when no logit is a number; those of bl_session_eval().
+ * When the prompt fails the session is as before; later it keeps what it holds. */
 bl_status bl_generate(bl_session *session, const bl_tokenizer *tokenizer, bl_sampler *sampler,
                       const bl_token *prompt, size_t n_prompt, const bl_generate_params *params,
                       bl_text_fn on_text, void *user, bl_generate_result *result, bl_error *err);
