@@ -31,7 +31,8 @@ static bl_status fail_errno(bl_error *err, const char *what, const char *path) {
 /* Opens a regular file for reading and tells its size. */
 static bl_status open_regular(const char *path, int *fd, size_t *size, bl_error *err) {
     struct stat st;
-    int handle = open(path, O_RDONLY | O_CLOEXEC);
+    /* O_NONBLOCK: a named pipe would be waited for; regular files do not mind. */
+    int handle = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     if (handle < 0)
         return fail_errno(err, "open", path);
     if (fstat(handle, &st) != 0) {
@@ -147,13 +148,21 @@ bl_status bl__outfile_open(const char *path, bl__outfile **out, bl_error *err) {
     size_t part_size = strlen(path) + 32;
     char *path_copy = bl__strndup(path, strlen(path));
     char *part_path = bl__malloc(part_size);
-    bl_status status = BL_OK;
+    bl_status status;
     if (!file || !path_copy || !part_path) {
         status = bl__fail(err, BL_ERR_MEMORY, "%s: cannot allocate the output buffer", path);
         goto fail;
     }
+    /* Renaming over a device or a pipe would remove it. */
+    struct stat st;
+    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode)) {
+        status = bl__fail(err, BL_ERR_IO, "%s: exists and is not a regular file", path);
+        goto fail;
+    }
+    /* A file left by a crash may go; a link that someone else put there is never followed. */
     snprintf(part_path, part_size, "%s.part-%ld", path, (long)getpid());
-    int fd = open(part_path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+    (void)unlink(part_path);
+    int fd = open(part_path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd < 0) {
         status = fail_errno(err, "create", part_path);
         goto fail;
