@@ -76,18 +76,28 @@ void *bl__aligned_alloc(size_t size) {
     size_t rounded;
     if (must_fail() || !bl__align_size(size ? size : 1, ALIGNMENT, &rounded))
         return NULL;
-    bool large = rounded >= (size_t)4 * HUGE_PAGE;
-    if (large && !bl__align_size(rounded, HUGE_PAGE, &rounded))
-        return NULL;
-    void *memory = aligned_alloc(large ? HUGE_PAGE : ALIGNMENT, rounded);
-    if (!memory)
-        return NULL;
-    /* Advice only: a kernel without huge pages refuses it and nothing is lost. */
-    if (large)
-        (void)madvise(memory, rounded, MADV_HUGEPAGE);
-    return memset(memory, 0, rounded);
+    void *memory = aligned_alloc(ALIGNMENT, rounded);
+    return memory ? memset(memory, 0, rounded) : NULL;
 }
 
 void bl__aligned_free(void *memory) {
     free(memory);
+}
+
+void *bl__pages_alloc(size_t size) {
+    if (must_fail())
+        return NULL;
+    void *memory =
+        mmap(NULL, size ? size : 1, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED)
+        return NULL;
+    /* Advice only: a kernel without huge pages refuses it and nothing is lost. */
+    if (size >= HUGE_PAGE)
+        (void)madvise(memory, size, MADV_HUGEPAGE);
+    return memory;
+}
+
+void bl__pages_free(void *memory, size_t size) {
+    if (memory)
+        munmap(memory, size ? size : 1);
 }

@@ -14,10 +14,14 @@ void *bl__realloc_array(void *memory, size_t count, size_t size);
 char *bl__strndup(const char *text, size_t len); /* adds a NUL */
 void bl__free(void *memory);
 
-/* Zeroed memory aligned to 64 bytes; large blocks ask for huge pages. Release with
- * bl__aligned_free() only. */
+/* Zeroed memory aligned to 64 bytes. Release with bl__aligned_free() only. */
 void *bl__aligned_alloc(size_t size);
 void bl__aligned_free(void *memory);
+
+/* Zeroed pages straight from the system, taken up only as they are touched; huge ones where the
+ * system gives them. Release with bl__pages_free() and the same size. */
+void *bl__pages_alloc(size_t size);
+void bl__pages_free(void *memory, size_t size);
 
 /* Test hooks. The n-th allocation from now on fails (1 = the next one), once; 0 = never. */
 void bl__alloc_fail_at(long nth);

@@ -12,7 +12,7 @@ bl__arena bl__arena_measuring(void) {
 }
 
 bl_status bl__arena_create(size_t size, bl__arena *out, bl_error *err) {
-    uint8_t *base = bl__aligned_alloc(size);
+    uint8_t *base = bl__pages_alloc(size);
     if (!base)
         return bl__fail(err, BL_ERR_MEMORY, "cannot allocate %zu bytes", size);
     *out = (bl__arena){.base = base, .size = size, .used = 0, .overflowed = false};
@@ -20,7 +20,7 @@ bl_status bl__arena_create(size_t size, bl__arena *out, bl_error *err) {
 }
 
 void bl__arena_destroy(bl__arena *arena) {
-    bl__aligned_free(arena->base);
+    bl__pages_free(arena->base, arena->size);
     *arena = (bl__arena){0};
 }
 

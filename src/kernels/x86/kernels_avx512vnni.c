@@ -27,6 +27,7 @@ static inline __attribute__((always_inline)) void tile_dots(const uint8_t *block
 #pragma GCC unroll 4
         for (size_t plane = 0; plane < 4; plane++) {
             __m512i w = _mm512_and_si512(bytes, three);
+#pragma GCC unroll 8
             for (size_t t = 0; t < n; t++) {
                 __m512i x = broadcast4(q + t * q_stride + b * BL_T2_COLS + 4 * plane);
                 size_t s = plane % n_sums;

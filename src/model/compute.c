@@ -1,0 +1,183 @@
+/* Owns how a product is split over threads and which kernel does it. Must not know the graph. */
+#include "model/compute.h"
+
+#include "base/checked.h"
+#include "quant/t2.h"
+
+enum {
+    BLOCK_ROWS = 8,       /* rows unpacked at a time for a float product */
+    PARTS_PER_THREAD = 4, /* leaves threads that are free something to take */
+    UNIT_ROWS = BL_T2_ROWS
+};
+
+typedef struct group {
+    bl__compute *compute;
+    const bl__product *products;
+    size_t n_products, n_tokens;
+    const float *x;
+    size_t total_units; /* of UNIT_ROWS rows, over all products */
+} group;
+
+/* Whether some linear works on quantized activations without being ternary, as a file that keeps
+ * its ternary weights in an inexact layout has it. */
+static bool needs_dequantized(const bl__linear *linear) {
+    return linear->int8 && linear->layout != BL_LAYOUT_T2;
+}
+
+static void scan_linears(const bl_model *model, bool *dequantized, bool *normed) {
+    for (size_t i = 0; i < model->hparams.n_layers; i++) {
+        const bl__layer *l = &model->layers[i];
+        const bl__linear *all[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+        for (size_t j = 0; j < sizeof all / sizeof all[0]; j++) {
+            *dequantized |= needs_dequantized(all[j]);
+            *normed |= all[j]->norm != NULL;
+        }
+    }
+}
+
+void bl__compute_layout(bl__compute *compute, const bl_model *model, size_t max_tokens,
+                        bl__arena *arena) {
+    const bl__hparams *h = &model->hparams;
+    size_t q_dim = (size_t)h->n_heads * h->head_dim, max_cols = h->dim;
+    max_cols = max_cols > h->ffn_dim ? max_cols : h->ffn_dim;
+    max_cols = max_cols > q_dim ? max_cols : q_dim;
+    bool dequantized = false, normed = false;
+    scan_linears(model, &dequantized, &normed);
+    compute->max_tokens = max_tokens;
+    compute->max_parts = (size_t)bl__pool_threads(compute->pool) * PARTS_PER_THREAD;
+    compute->q8.stride = bl__t2_blocks(max_cols) * BL_T2_COLS;
+    compute->q8.q = bl__arena_alloc(arena, max_tokens, compute->q8.stride);
+    compute->q8.step = bl__arena_alloc(arena, max_tokens, sizeof(float));
+    compute->q8.sum = bl__arena_alloc(arena, max_tokens, sizeof(int32_t));
+    size_t floats = max_tokens * max_cols;
+    compute->dequantized = dequantized ? bl__arena_alloc(arena, floats, sizeof(float)) : NULL;
+    compute->normed = normed ? bl__arena_alloc(arena, floats, sizeof(float)) : NULL;
+    compute->rows_stride = BLOCK_ROWS * max_cols;
+    compute->rows =
+        bl__arena_alloc(arena, compute->max_parts * compute->rows_stride, sizeof(float));
+}
+
+/* Rows first ... first + n - 1 as floats: in place for float32, else into scratch. */
+static const float *unpack_rows(const bl__compute *compute, const bl__linear *linear, size_t first,
+                                size_t n, float *scratch) {
+    size_t cols = linear->cols;
+    if (linear->layout == BL_LAYOUT_F32 && (uintptr_t)linear->data % sizeof(float) == 0)
+        return (const float *)(const void *)linear->data + first * cols;
+    for (size_t r = 0; r < n; r++) {
+        const uint16_t *halves = (const uint16_t *)(const void *)linear->data + (first + r) * cols;
+        if (linear->layout == BL_LAYOUT_F16)
+            compute->kernels->unpack_f16(halves, cols, scratch + r * cols);
+        else if (linear->layout == BL_LAYOUT_BF16)
+            compute->kernels->unpack_bf16(halves, cols, scratch + r * cols);
+        else
+            bl__layout_unpack_row(linear->layout, linear->data, linear->rows, cols, first + r,
+                                  scratch + r * cols);
+    }
+    return scratch;
+}
+
+void bl__compute_row(const bl__compute *compute, const bl__linear *table, size_t row, float *out) {
+    const float *from = unpack_rows(compute, table, row, 1, out);
+    for (size_t c = 0; from != out && c < table->cols; c++)
+        out[c] = from[c];
+}
+
+static void dense_rows(const group *g, const bl__product *product, size_t first, size_t end,
+                       float *scratch) {
+    const bl__compute *compute = g->compute;
+    const bl__linear *linear = product->linear;
+    const float *x = linear->int8 ? compute->dequantized : g->x;
+    for (size_t row = first; row < end; row += BLOCK_ROWS) {
+        size_t n = bl__min_size(BLOCK_ROWS, end - row);
+        const float *w = unpack_rows(compute, linear, row, n, scratch);
+        compute->kernels->dot_rows(w, linear->cols, n, linear->cols, x, linear->cols, g->n_tokens,
+                                   product->out + row, linear->rows);
+        for (size_t t = 0; linear->scale != 1.0f && t < g->n_tokens; t++)
+            for (size_t r = 0; r < n; r++)
+                product->out[t * linear->rows + row + r] *= linear->scale;
+    }
+}
+
+static size_t units_of(const bl__linear *linear) {
+    return (linear->rows + UNIT_ROWS - 1) / UNIT_ROWS;
+}
+
+/* Computes the units first ... first + n - 1 of one product. */
+static void product_units(const group *g, const bl__product *product, size_t first, size_t n,
+                          float *scratch) {
+    const bl__linear *linear = product->linear;
+    if (linear->int8 && linear->layout == BL_LAYOUT_T2)
+        g->compute->kernels->ternary_gemm(linear->data, linear->rows, linear->cols, first, n,
+                                          &g->compute->q8, g->n_tokens, product->out, linear->rows);
+    else
+        dense_rows(g, product, first * UNIT_ROWS,
+                   bl__min_size((first + n) * UNIT_ROWS, linear->rows), scratch);
+}
+
+static void group_part(void *context, size_t part, size_t n_parts) {
+    const group *g = context;
+    size_t begin = g->total_units * part / n_parts, end = g->total_units * (part + 1) / n_parts;
+    float *scratch = g->compute->rows + part * g->compute->rows_stride;
+    for (size_t p = 0, base = 0; p < g->n_products; p++) {
+        size_t units = units_of(g->products[p].linear);
+        size_t first = begin > base ? begin - base : 0;
+        size_t last = end > base ? bl__min_size(end - base, units) : 0;
+        if (first < last)
+            product_units(g, &g->products[p], first, last - first, scratch);
+        base += units;
+    }
+}
+
+/* Quantizes the tokens of one part, and writes them back as floats where that is wanted. */
+static void quantize_part(void *context, size_t part, size_t n_parts) {
+    const group *g = context;
+    bl__compute *compute = g->compute;
+    size_t cols = g->products[0].linear->cols;
+    size_t begin = g->n_tokens * part / n_parts, end = g->n_tokens * (part + 1) / n_parts;
+    for (size_t t = begin; t < end; t++) {
+        int8_t *q = compute->q8.q + t * compute->q8.stride;
+        compute->kernels->quantize_i8(g->x + t * cols, cols, q, compute->q8.stride,
+                                      &compute->q8.step[t], &compute->q8.sum[t]);
+        for (size_t c = 0; compute->dequantized && c < cols; c++)
+            compute->dequantized[t * cols + c] = (float)q[c] * compute->q8.step[t];
+    }
+}
+
+static void run_group(group *g) {
+    bl__compute *compute = g->compute;
+    bool int8 = false;
+    g->total_units = 0;
+    for (size_t p = 0; p < g->n_products; p++) {
+        g->total_units += units_of(g->products[p].linear);
+        int8 |= g->products[p].linear->int8;
+    }
+    if (int8)
+        bl__pool_run(compute->pool, quantize_part, g,
+                     bl__min_size(g->n_tokens, compute->max_parts));
+    bl__pool_run(compute->pool, group_part, g, bl__min_size(g->total_units, compute->max_parts));
+}
+
+void bl__compute_products(bl__compute *compute, const bl__product *products, size_t n_products,
+                          float norm_eps, const float *x, size_t n_tokens) {
+    group g = {.compute = compute, .n_tokens = n_tokens, .x = x};
+    bool own_norms = false;
+    for (size_t p = 0; p < n_products; p++)
+        own_norms |= products[p].linear->norm != NULL;
+    if (!own_norms) {
+        g.products = products;
+        g.n_products = n_products;
+        run_group(&g);
+        return;
+    }
+    for (size_t p = 0; p < n_products; p++) { /* each has its own input */
+        const bl__linear *linear = products[p].linear;
+        size_t cols = linear->cols;
+        for (size_t t = 0; linear->norm && t < n_tokens; t++)
+            bl__rms_norm(compute->kernels, x + t * cols, linear->norm, norm_eps, cols,
+                         compute->normed + t * cols);
+        g.x = linear->norm ? compute->normed : x;
+        g.products = &products[p];
+        g.n_products = 1;
+        run_group(&g);
+    }
+}

@@ -1,0 +1,41 @@
+/* Private to model/: products of a batch of activations with weights, on all threads. */
+#ifndef BL_MODEL_COMPUTE_H
+#define BL_MODEL_COMPUTE_H
+
+#include "base/arena.h"
+#include "model/model.h"
+
+/* What every product needs: kernels, threads and scratch memory, part of a session. */
+typedef struct bl__compute {
+    const bl__kernels *kernels;
+    bl__pool *pool;
+    size_t max_tokens;
+    size_t max_parts; /* that scratch memory is there for */
+    bl__q8 q8;        /* activations of the product in hand */
+    float *
+        dequantized; /* float[max_tokens][max_cols]: q8 as floats; NULL unless the model needs it */
+    float *normed;   /* float[max_tokens][max_cols]: input after a linear's own norm; ditto */
+    float *rows;     /* float[max_parts][BLOCK_ROWS][max_cols]: unpacked weights */
+    size_t rows_stride; /* floats a part has there */
+} bl__compute;
+
+/* Takes scratch for batches of max_tokens from the arena (which may be measuring). kernels and
+ * pool are set by the caller. */
+void bl__compute_layout(bl__compute *compute, const bl_model *model, size_t max_tokens,
+                        bl__arena *arena);
+
+/* One product in a group that shares its input. */
+typedef struct bl__product {
+    const bl__linear *linear;
+    float *out; /* float[n_tokens][linear->rows] */
+} bl__product;
+
+/* out = x W^T for every product of the group; x: float[n_tokens][cols], quantized once for all.
+ * Linears with an own norm apply it first. */
+void bl__compute_products(bl__compute *compute, const bl__product *products, size_t n_products,
+                          float norm_eps, const float *x, size_t n_tokens);
+
+/* out[dim] = row `row` of a table. */
+void bl__compute_row(const bl__compute *compute, const bl__linear *table, size_t row, float *out);
+
+#endif

@@ -1,0 +1,87 @@
+/* Owns opening and closing a model. Must not know how tokens are evaluated. */
+#include "model/model.h"
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "cpu/cpu.h"
+
+static bl_status describe(bl_model *model, bl_error *err) {
+    const bl__hparams *h = &model->hparams;
+    bl__string name = {0};
+    bl_status status = bl__gguf_get_string(model->gguf, "general.name", false, &name, err);
+    if (status)
+        return status;
+    model->name = bl__strndup(name.data, name.len);
+    if (!model->name)
+        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate the model's name");
+    model->info = (bl_model_info){
+        .name = model->name,
+        .architecture = h->architecture,
+        .weights = bl__layout_get(model->layers[0].q.layout)->name,
+        .activation = h->activation == BL_ACTIVATION_RELU2 ? "relu2" : "silu",
+        .int8_activations = h->int8_activations,
+        .n_layers = h->n_layers,
+        .dim = h->dim,
+        .ffn_dim = h->ffn_dim,
+        .n_heads = h->n_heads,
+        .n_kv_heads = h->n_kv_heads,
+        .head_dim = h->head_dim,
+        .vocab = h->vocab,
+        .context_length = h->context_length,
+        .file_bytes = model->map.len,
+    };
+    for (size_t i = 0; i < model->gguf->n_tensors; i++)
+        model->info.n_params +=
+            (uint64_t)model->gguf->tensors[i].rows * model->gguf->tensors[i].cols;
+    for (size_t i = 0; i < h->n_layers; i++) {
+        const bl__layer *l = &model->layers[i];
+        model->info.repacked_bytes += l->q.owned_bytes + l->k.owned_bytes + l->v.owned_bytes +
+                                      l->o.owned_bytes + l->gate.owned_bytes + l->up.owned_bytes +
+                                      l->down.owned_bytes;
+    }
+    return BL_OK;
+}
+
+static bl_status open_parts(bl_model *model, const char *path, bl__pool *pool, bl_error *err) {
+    bl_status status;
+    if ((status = bl__filemap_open(path, &model->map, err)))
+        return status; /* already names the path */
+    if ((status = bl__gguf_parse(model->map.data, model->map.len, &model->gguf, err)) ||
+        (status = bl__hparams_read(model->gguf, &model->hparams, err)) ||
+        (status = bl__weights_load(model, pool, err)) || (status = describe(model, err)))
+        bl__error_prefix(err, path);
+    return status;
+}
+
+bl_status bl_model_open(const char *path, const bl_model_params *params, bl_model **out,
+                        bl_error *err) {
+    uint32_t n_threads = params && params->n_threads ? params->n_threads : bl__cpu_physical_cores();
+    bl__pool *pool = NULL;
+    bl_model *model = bl__calloc(1, sizeof *model);
+    bl_status status;
+    if (!model)
+        return bl__fail(err, BL_ERR_MEMORY, "%s: cannot allocate a model", path);
+    if (!(status = bl__pool_create(n_threads, false, &pool, err)))
+        status = open_parts(model, path, pool, err);
+    bl__pool_free(pool);
+    if (status) {
+        bl_model_close(model);
+        return status;
+    }
+    *out = model;
+    return BL_OK;
+}
+
+void bl_model_close(bl_model *model) {
+    if (!model)
+        return;
+    bl__weights_free(model);
+    bl__gguf_free(model->gguf);
+    bl__filemap_close(&model->map);
+    bl__free(model->name);
+    bl__free(model);
+}
+
+const bl_model_info *bl_model_get_info(const bl_model *model) {
+    return &model->info;
+}

@@ -1,0 +1,67 @@
+/* Private to model/: hyper-parameters and weights of an opened model. All of it is constant once
+ * bl_model_open() has returned. */
+#ifndef BL_MODEL_MODEL_H
+#define BL_MODEL_MODEL_H
+
+#include "base/file.h"
+#include "base/pool.h"
+#include "bitloom/model.h"
+#include "formats/gguf.h"
+#include "kernels/kernels.h"
+#include "quant/quant.h"
+
+typedef enum bl__activation { BL_ACTIVATION_SILU, BL_ACTIVATION_RELU2 } bl__activation;
+
+typedef struct bl__hparams {
+    char architecture[32];
+    uint32_t n_layers, dim, ffn_dim, n_heads, n_kv_heads, head_dim, vocab, context_length;
+    float norm_eps;        /* of every RMS norm of the graph */
+    float linear_norm_eps; /* of norms inside linears, where they exist */
+    bl__activation activation;
+    bool int8_activations; /* linears quantize their input to int8 per token */
+    bool rope_halves;      /* pairs (i, i + n_rot / 2); otherwise (2i, 2i + 1) */
+    uint32_t n_rot;        /* elements of a head that rotate, even, <= head_dim */
+    float rope_base;
+    float rope_factor; /* linear scaling: positions count 1 / factor; 1 = none */
+} bl__hparams;
+
+/* Reads and checks every hyper-parameter. Errors name the key. */
+bl_status bl__hparams_read(const bl__gguf *gguf, bl__hparams *out, bl_error *err);
+
+/* y = x W^T for weights[rows][cols]. */
+typedef struct bl__linear {
+    size_t rows, cols;
+    bl__layout layout;
+    const uint8_t *data; /* in the file's map, or in `owned` */
+    void *owned;         /* repacked weights, or NULL */
+    size_t owned_bytes;
+    bool int8;         /* activations are quantized to int8 per token first */
+    float scale;       /* multiplies the result */
+    const float *norm; /* float[cols]: RMS norm of the input inside this linear; NULL = none */
+} bl__linear;
+
+typedef struct bl__layer {
+    const float *attn_norm, *attn_sub_norm; /* float[dim], float[n_heads * head_dim] or NULL */
+    const float *ffn_norm, *ffn_sub_norm;   /* float[dim], float[ffn_dim] or NULL */
+    bl__linear q, k, v, o, gate, up, down;
+} bl__layer;
+
+struct bl_model {
+    bl__filemap map;
+    bl__gguf *gguf;
+    bl__hparams hparams;
+    bl_model_info info;
+    char *name;
+    bl__linear embedding; /* [vocab][dim]; rows are looked up */
+    bl__linear head;      /* [vocab][dim]; shares the embedding's data when tied */
+    const float *output_norm;
+    const float *rope_divisors; /* float[n_rot / 2]: each frequency is divided by it; or NULL */
+    bl__layer *layers;
+};
+
+/* Finds, checks and, where needed, repacks every weight. The model's map, gguf and hparams are
+ * set; pool may be NULL. On failure what was built is left for bl__weights_free(). */
+bl_status bl__weights_load(bl_model *model, bl__pool *pool, bl_error *err);
+void bl__weights_free(bl_model *model);
+
+#endif

@@ -1,0 +1,232 @@
+/* Owns finding, checking and repacking the weights. Must not know how they are multiplied. */
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "base/error.h"
+#include "model/model.h"
+#include "quant/t2.h"
+
+enum { NAME_BYTES = 64, ROWS_PER_PART = 64 };
+
+/* Finds a tensor of exactly this shape; NULL in *out when it is absent and not required. */
+static bl_status find_tensor(const bl_model *model, const char *name, size_t rows, size_t cols,
+                             bool required, const bl__gguf_tensor **out, bl_error *err) {
+    const bl__gguf_tensor *t = bl__gguf_find_tensor(model->gguf, name);
+    *out = t;
+    if (!t)
+        return required ? bl__fail(err, BL_ERR_NOT_FOUND, "tensor %s is missing", name) : BL_OK;
+    if (t->rows != rows || t->cols != cols)
+        return bl__fail(err, BL_ERR_FORMAT, "%s: shape [%zu,%zu], expected [%zu,%zu]", name,
+                        t->rows, t->cols, rows, cols);
+    if (t->layout == BL_LAYOUT_COUNT)
+        return bl__fail(err, BL_ERR_UNSUPPORTED, "%s: type %s cannot be run", name, t->type_name);
+    return BL_OK;
+}
+
+/* A float32 vector, used where it lies in the file. */
+static bl_status load_vector(const bl_model *model, const char *name, size_t n, bool required,
+                             const float **out, bl_error *err) {
+    const bl__gguf_tensor *t;
+    bl_status status = find_tensor(model, name, 1, n, required, &t, err);
+    *out = NULL;
+    if (status || !t)
+        return status;
+    if (t->layout != BL_LAYOUT_F32 || (uintptr_t)t->data % sizeof(float))
+        return bl__fail(err, BL_ERR_UNSUPPORTED, "%s: type %s, expected aligned f32", name,
+                        t->type_name);
+    *out = (const float *)(const void *)t->data;
+    return BL_OK;
+}
+
+/* One repacking to T2, shared by the parts that do it. */
+typedef struct repack {
+    const bl__gguf_tensor *tensor;
+    float scale; /* multiplies every row's own */
+    uint8_t *out;
+    atomic_bool not_ternary, bad_code, no_memory;
+} repack;
+
+static void repack_rows(repack *job, size_t first, size_t end) {
+    const bl__gguf_tensor *t = job->tensor;
+    float *row = bl__malloc_array(t->cols, sizeof *row);
+    uint8_t *codes = bl__malloc(t->cols);
+    if (!row || !codes)
+        atomic_store(&job->no_memory, true);
+    for (size_t r = first; row && codes && r < end && !atomic_load(&job->not_ternary); r++) {
+        float scale;
+        if (!bl__layout_check_row(t->layout, t->data, t->rows, t->cols, r)) {
+            atomic_store(&job->bad_code, true);
+            break;
+        }
+        bl__layout_unpack_row(t->layout, t->data, t->rows, t->cols, r, row);
+        if (!bl__row_is_ternary(row, t->cols, codes, &scale)) {
+            atomic_store(&job->not_ternary, true);
+            break;
+        }
+        bl__t2_pack_row(codes, scale * job->scale, t->cols, r, job->out);
+    }
+    bl__free(row);
+    bl__free(codes);
+}
+
+static void repack_part(void *context, size_t part, size_t n_parts) {
+    (void)n_parts;
+    repack *job = context;
+    size_t first = part * ROWS_PER_PART;
+    repack_rows(job, first, bl__min_size(first + ROWS_PER_PART, job->tensor->rows));
+}
+
+/* Repacks a tensor that holds one magnitude a row into T2. *done says whether it could; a tensor
+ * that is not ternary in that sense stays as it is. */
+static bl_status repack_ternary(const bl__gguf_tensor *t, float scale, bl__pool *pool,
+                                bl__linear *linear, bool *done, bl_error *err) {
+    size_t bytes;
+    *done = false;
+    bl_status status = bl__layout_bytes(BL_LAYOUT_T2, t->rows, t->cols, &bytes, err);
+    if (status)
+        return status;
+    repack job = {.tensor = t, .scale = scale, .out = bl__pages_alloc(bytes)};
+    if (!job.out)
+        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate %zu bytes for repacked weights",
+                        bytes);
+    repack_rows(&job, 0, 1); /* a dense tensor shows in its first row, at little cost */
+    if (!job.not_ternary && !job.bad_code)
+        bl__pool_run(pool, repack_part, &job, (t->rows + ROWS_PER_PART - 1) / ROWS_PER_PART);
+    if (job.no_memory)
+        status = bl__fail(err, BL_ERR_MEMORY, "cannot allocate rows of %zu weights", t->cols);
+    else if (job.bad_code)
+        status =
+            bl__fail(err, BL_ERR_FORMAT, "a code or scale that %s does not define", t->type_name);
+    if (status || job.not_ternary) {
+        bl__pages_free(job.out, bytes);
+        return status;
+    }
+    linear->layout = BL_LAYOUT_T2;
+    linear->data = linear->owned = job.out;
+    linear->owned_bytes = bytes;
+    linear->scale = 1.0f;
+    *done = true;
+    return BL_OK;
+}
+
+/* blk.N.NAME.weight with its companions NAME.scale (one factor) and NAME_norm_in.weight. */
+static bl_status load_linear(const bl_model *model, size_t layer, const char *name, size_t rows,
+                             size_t cols, bl__pool *pool, bl__linear *out, bl_error *err) {
+    char weight[NAME_BYTES], scale_name[NAME_BYTES], norm_name[NAME_BYTES];
+    const bl__gguf_tensor *t;
+    const float *scale;
+    snprintf(weight, sizeof weight, "blk.%zu.%s.weight", layer, name);
+    snprintf(scale_name, sizeof scale_name, "blk.%zu.%s.scale", layer, name);
+    snprintf(norm_name, sizeof norm_name, "blk.%zu.%s_norm_in.weight", layer, name);
+    bl__linear linear = {.rows = rows, .cols = cols, .scale = 1.0f};
+    bl_status status;
+    if ((status = find_tensor(model, weight, rows, cols, true, &t, err)) ||
+        (status = load_vector(model, scale_name, 1, false, &scale, err)) ||
+        (status = load_vector(model, norm_name, cols, false, &linear.norm, err)))
+        return status;
+    linear.int8 = model->hparams.int8_activations;
+    linear.layout = t->layout;
+    linear.data = t->data;
+    if (scale)
+        linear.scale = *scale;
+    bool in_place = t->layout == BL_LAYOUT_T2 && !scale && (uintptr_t)t->data % sizeof(float) == 0;
+    if (linear.int8 && !in_place) {
+        bool done;
+        if ((status = repack_ternary(t, linear.scale, pool, &linear, &done, err))) {
+            bl__error_prefix(err, weight);
+            return status;
+        }
+    }
+    *out = linear;
+    return BL_OK;
+}
+
+static bl_status load_layer(bl_model *model, size_t i, bl__pool *pool, bl_error *err) {
+    const bl__hparams *h = &model->hparams;
+    bl__layer *layer = &model->layers[i];
+    size_t dim = h->dim, ffn = h->ffn_dim;
+    size_t q_dim = (size_t)h->n_heads * h->head_dim, kv_dim = (size_t)h->n_kv_heads * h->head_dim;
+    char name[NAME_BYTES];
+    const struct {
+        const char *name;
+        size_t n;
+        bool required;
+        const float **to;
+    } vectors[] = {
+        {"attn_norm", dim, true, &layer->attn_norm},
+        {"attn_sub_norm", q_dim, false, &layer->attn_sub_norm},
+        {"ffn_norm", dim, true, &layer->ffn_norm},
+        {"ffn_sub_norm", ffn, false, &layer->ffn_sub_norm},
+    };
+    const struct {
+        const char *name;
+        size_t rows, cols;
+        bl__linear *to;
+    } linears[] = {
+        {"attn_q", q_dim, dim, &layer->q},    {"attn_k", kv_dim, dim, &layer->k},
+        {"attn_v", kv_dim, dim, &layer->v},   {"attn_output", dim, q_dim, &layer->o},
+        {"ffn_gate", ffn, dim, &layer->gate}, {"ffn_up", ffn, dim, &layer->up},
+        {"ffn_down", dim, ffn, &layer->down},
+    };
+    for (size_t v = 0; v < sizeof vectors / sizeof vectors[0]; v++) {
+        snprintf(name, sizeof name, "blk.%zu.%s.weight", i, vectors[v].name);
+        bl_status status =
+            load_vector(model, name, vectors[v].n, vectors[v].required, vectors[v].to, err);
+        if (status)
+            return status;
+    }
+    for (size_t l = 0; l < sizeof linears / sizeof linears[0]; l++) {
+        bl_status status = load_linear(model, i, linears[l].name, linears[l].rows, linears[l].cols,
+                                       pool, linears[l].to, err);
+        if (status)
+            return status;
+    }
+    return BL_OK;
+}
+
+/* A table [vocab][dim] that takes float activations: the embedding and the head. */
+static bl_status load_table(const bl_model *model, const char *name, bool required, bl__linear *out,
+                            bl_error *err) {
+    const bl__gguf_tensor *t;
+    bl_status status =
+        find_tensor(model, name, model->hparams.vocab, model->hparams.dim, required, &t, err);
+    if (!status && t)
+        *out = (bl__linear){
+            .rows = t->rows, .cols = t->cols, .layout = t->layout, .data = t->data, .scale = 1.0f};
+    return status;
+}
+
+bl_status bl__weights_load(bl_model *model, bl__pool *pool, bl_error *err) {
+    const bl__hparams *h = &model->hparams;
+    bl_status status;
+    if ((status = load_table(model, "token_embd.weight", true, &model->embedding, err)))
+        return status;
+    model->head = model->embedding;
+    if ((status = load_table(model, "output.weight", false, &model->head, err)) ||
+        (status =
+             load_vector(model, "output_norm.weight", h->dim, true, &model->output_norm, err)) ||
+        (status = load_vector(model, "rope_freqs.weight", h->n_rot / 2, false,
+                              &model->rope_divisors, err)))
+        return status;
+    model->layers = bl__calloc(h->n_layers, sizeof *model->layers);
+    if (!model->layers)
+        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate %u layers", h->n_layers);
+    for (size_t i = 0; i < h->n_layers; i++)
+        if ((status = load_layer(model, i, pool, err)))
+            return status;
+    return BL_OK;
+}
+
+void bl__weights_free(bl_model *model) {
+    for (size_t i = 0; model->layers && i < model->hparams.n_layers; i++) {
+        bl__layer *l = &model->layers[i];
+        bl__linear *linears[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+        for (size_t j = 0; j < sizeof linears / sizeof linears[0]; j++)
+            bl__pages_free(linears[j]->owned, linears[j]->owned_bytes);
+    }
+    bl__free(model->layers);
+    model->layers = NULL;
+}
