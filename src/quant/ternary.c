@@ -33,7 +33,7 @@ bool bl__ternary_codes(const float *x, size_t n, float magnitude, uint8_t *codes
 }
 
 bool bl__row_is_ternary(const float *row, size_t cols, uint8_t *codes, float *scale) {
-    uint8_t chunk[BL_CHUNK];
+    uint8_t chunk[BL_CHUNK] = {0};
     float most;
     if (!bl__max_magnitude(row, cols, &most))
         return false;
