@@ -92,4 +92,16 @@ bool bl__row_is_ternary(const float *row, size_t cols, uint8_t *codes, float *sc
  * not finite. The mean is summed in double. */
 float bl__absmean_ternarize(float *weights, size_t n);
 
+/* The same rule for a tensor that comes in pieces, however it is cut: start from zeros, add all of
+ * it once, then ternarize piece by piece. */
+typedef struct bl__absmean {
+    double lanes[8]; /* weight i counts in lane i % 8: an order that no machine changes */
+    uint64_t n;
+} bl__absmean;
+void bl__absmean_add(bl__absmean *mean, const float *weights, size_t n);
+/* s of the rule, or NaN when the mean is not finite. */
+float bl__absmean_inverse(const bl__absmean *mean);
+/* w -> clamp(round_half_even(w * s), -1, 1) / s for weights[n], in place. */
+void bl__ternarize(float *weights, size_t n, float inverse);
+
 #endif

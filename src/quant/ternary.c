@@ -1,5 +1,6 @@
 /* What it means for floats to be ternary, and how master weights become so. Knows no layout. */
 #include <math.h>
+#include <string.h>
 
 #include "base/error.h"
 #include "quant/layouts.h"
@@ -46,32 +47,48 @@ bool bl__row_is_ternary(const float *row, size_t cols, uint8_t *codes, float *sc
     return true;
 }
 
-/* mean |w| in double, in eight interleaved sums, an order that does not depend on the machine. */
-static double mean_magnitude(const float *weights, size_t n) {
-    double sum[8] = {0}, total = 0;
+void bl__absmean_add(bl__absmean *mean, const float *weights, size_t n) {
+    double sum[8];
     size_t i = 0;
+    for (; i < n && (mean->n + i) % 8 != 0; i++)
+        mean->lanes[(mean->n + i) % 8] += (double)fabsf(weights[i]);
+    memcpy(sum, mean->lanes, sizeof sum);
     for (; i + 8 <= n; i += 8)
         for (size_t j = 0; j < 8; j++)
             sum[j] += (double)fabsf(weights[i + j]);
-    for (; i < n; i++)
-        total += (double)fabsf(weights[i]);
-    for (size_t j = 0; j < 8; j++)
-        total += sum[j];
-    return n ? total / (double)n : 0;
+    for (size_t j = 0; i < n; i++, j++)
+        sum[j] += (double)fabsf(weights[i]);
+    memcpy(mean->lanes, sum, sizeof sum);
+    mean->n += n;
 }
 
-float bl__absmean_ternarize(float *weights, size_t n) {
-    float mean = (float)mean_magnitude(weights, n);
-    if (!(mean <= 3.402823466e+38f))
+float bl__absmean_inverse(const bl__absmean *mean) {
+    double total = 0;
+    for (size_t j = 0; j < 8; j++)
+        total += mean->lanes[j];
+    float average = mean->n ? (float)(total / (double)mean->n) : 0;
+    if (!isfinite(average))
         return NAN;
-    float inverse = 1.0f / (mean > 1e-5f ? mean : 1e-5f);
+    return 1.0f / (average > 1e-5f ? average : 1e-5f);
+}
+
+void bl__ternarize(float *weights, size_t n, float inverse) {
     float gamma = 1.0f / inverse;
     /* Half to even and the clamp to [-1, 1] together: beyond 0.5 is one, 0.5 itself is zero. */
     for (size_t i = 0; i < n; i++) {
         float w = weights[i] * inverse;
         weights[i] = w > 0.5f ? gamma : w < -0.5f ? -gamma : 0.0f;
     }
-    return gamma;
+}
+
+float bl__absmean_ternarize(float *weights, size_t n) {
+    bl__absmean mean = {0};
+    bl__absmean_add(&mean, weights, n);
+    float inverse = bl__absmean_inverse(&mean);
+    if (isnan(inverse))
+        return NAN;
+    bl__ternarize(weights, n, inverse);
+    return 1.0f / inverse;
 }
 
 bl_status bl__fail_not_ternary(const bl__row *at, const char *reach, bl_error *err) {

@@ -520,6 +520,31 @@ static void test_absmean(void **state) {
     assert_true(isnan(bl__absmean_ternarize(endless, 2)));
 }
 
+/* However a tensor is cut, its mean is the same to the bit. */
+static void test_absmean_in_pieces(void **state) {
+    (void)state;
+    enum { N = 1000 };
+    float whole[N], pieces[N];
+    bl__random random;
+    bl__random_seed(&random, 11);
+    for (size_t i = 0; i < N; i++)
+        pieces[i] = whole[i] = (float)bl__random_f64(&random) * 1e-3f - 3e-4f;
+    float gamma = bl__absmean_ternarize(whole, N);
+    for (int round = 0; round < 20; round++) {
+        bl__absmean mean = {0};
+        for (size_t i = 0, n; i < N; i += n) {
+            n = 1 + bl__random_below(&random, 40);
+            n = n < N - i ? n : N - i;
+            bl__absmean_add(&mean, pieces + i, n);
+        }
+        assert_true(1.0f / bl__absmean_inverse(&mean) == gamma);
+    }
+    bl__absmean mean = {0};
+    bl__absmean_add(&mean, pieces, N);
+    bl__ternarize(pieces, N, bl__absmean_inverse(&mean));
+    assert_memory_equal(pieces, whole, sizeof whole);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_vector_itself), cmocka_unit_test(test_vector_bytes),
@@ -528,6 +553,6 @@ int main(void) {
         cmocka_unit_test(test_t2_bits),       cmocka_unit_test(test_bad_codes),
         cmocka_unit_test(test_bad_scales),    cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_sizes),         cmocka_unit_test(test_is_ternary),
-        cmocka_unit_test(test_absmean)};
+        cmocka_unit_test(test_absmean),       cmocka_unit_test(test_absmean_in_pieces)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
