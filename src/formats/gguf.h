@@ -9,6 +9,7 @@
 
 #include "base/file.h"
 #include "bitloom/status.h"
+#include "formats/names.h"
 #include "quant/quant.h"
 
 typedef enum bl__gguf_type {
@@ -26,11 +27,6 @@ typedef enum bl__gguf_type {
     BL_GGUF_I64 = 11,
     BL_GGUF_F64 = 12
 } bl__gguf_type;
-
-typedef struct bl__string {
-    const char *data; /* not NUL-terminated */
-    size_t len;
-} bl__string;
 
 typedef struct bl__gguf_value bl__gguf_value;
 struct bl__gguf_value {
@@ -100,7 +96,6 @@ bl_status bl__gguf_get_bool(const bl__gguf *gguf, const char *key, bool required
                             bl_error *err);
 bl_status bl__gguf_get_string(const bl__gguf *gguf, const char *key, bool required, bl__string *out,
                               bl_error *err);
-bool bl__string_is(bl__string string, const char *text);
 
 /* Writer: declare every pair and tensor, begin, then write the tensors' bytes in the order of
  * declaration; each may come in pieces. */
