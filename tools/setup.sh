@@ -52,12 +52,8 @@ find_missing() {
 as_root() {
     if [ "$(id -u)" = 0 ]; then
         "$@"
-    elif has_program sudo; then
-        sudo "$@"
     else
-        echo "setup: this needs root, and there is no sudo: as root, run" >&2
-        echo "    apt-get install$missing" >&2
-        exit 1
+        sudo "$@"
     fi
 }
 
@@ -79,6 +75,12 @@ if ! has_program apt-get; then
     echo "setup: missing here:$missing" >&2
     echo "setup: those are the names Debian gives them; install them with your system's package" >&2
     echo "setup: manager and try again (CMake >= 3.25, gcc >= 12 or clang >= 14)" >&2
+    exit 1
+fi
+
+if [ "$(id -u)" != 0 ] && ! has_program sudo; then
+    echo "setup: installing needs root, and there is no sudo; as root, run" >&2
+    echo "    apt-get install$missing" >&2
     exit 1
 fi
 

@@ -39,7 +39,7 @@ static void error_text_is_written_cut_and_blanked(void **state) {
     (void)state;
     bl_error err;
     assert_int_equal(bl__fail(NULL, BL_ERR_IO, "%s", "nobody listens"), BL_ERR_IO);
-    assert_int_equal(bl__fail(&err, BL_ERR_FORMAT, "key %s: %d", "a\x1b[2Jb\n\x7f", 7),
+    assert_int_equal(bl__fail(&err, BL_ERR_FORMAT, "key %s: %d", "a\x1b[2Jb\x1f\x7f", 7),
                      BL_ERR_FORMAT);
     assert_int_equal(err.code, BL_ERR_FORMAT);
     assert_string_equal(err.message, "key a?[2Jb??: 7");
