@@ -28,7 +28,6 @@ static bl_status describe(bl_model *model, bl_error *err) {
         .head_dim = h->head_dim,
         .vocab = h->vocab,
         .context_length = h->context_length,
-        .file_bytes = model->map.len,
     };
     for (size_t i = 0; i < model->gguf->n_tensors; i++)
         model->info.n_params +=
@@ -42,34 +41,42 @@ static bl_status describe(bl_model *model, bl_error *err) {
     return BL_OK;
 }
 
-static bl_status open_parts(bl_model *model, const char *path, bl__pool *pool, bl_error *err) {
+bl_status bl__model_from_bytes(const uint8_t *data, size_t len, bl__pool *pool, bl_model **out,
+                               bl_error *err) {
+    bl_model *model = bl__calloc(1, sizeof *model);
     bl_status status;
-    if ((status = bl__filemap_open(path, &model->map, err)))
-        return status; /* already names the path */
-    if ((status = bl__gguf_parse(model->map.data, model->map.len, &model->gguf, err)) ||
+    if (!model)
+        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a model");
+    if ((status = bl__gguf_parse(data, len, &model->gguf, err)) ||
         (status = bl__hparams_read(model->gguf, &model->hparams, err)) ||
-        (status = bl__weights_load(model, pool, err)) || (status = describe(model, err)))
-        bl__error_prefix(err, path);
-    return status;
+        (status = bl__weights_load(model, pool, err)) || (status = describe(model, err))) {
+        bl_model_close(model);
+        return status;
+    }
+    model->info.file_bytes = len;
+    *out = model;
+    return BL_OK;
 }
 
 bl_status bl_model_open(const char *path, const bl_model_params *params, bl_model **out,
                         bl_error *err) {
     uint32_t n_threads = params && params->n_threads ? params->n_threads : bl__cpu_physical_cores();
+    bl__filemap map;
     bl__pool *pool = NULL;
-    bl_model *model = bl__calloc(1, sizeof *model);
-    bl_status status;
-    if (!model)
-        return bl__fail(err, BL_ERR_MEMORY, "%s: cannot allocate a model", path);
-    if (!(status = bl__pool_create(n_threads, false, &pool, err)))
-        status = open_parts(model, path, pool, err);
-    bl__pool_free(pool);
-    if (status) {
-        bl_model_close(model);
-        return status;
+    bl_model *model = NULL;
+    bl_status status = bl__filemap_open(path, &map, err);
+    if (status)
+        return status; /* already names the path */
+    if ((status = bl__pool_create(n_threads, false, &pool, err)) ||
+        (status = bl__model_from_bytes(map.data, map.len, pool, &model, err))) {
+        bl__error_prefix(err, path);
+        bl__filemap_close(&map);
+    } else {
+        model->map = map;
+        *out = model;
     }
-    *out = model;
-    return BL_OK;
+    bl__pool_free(pool);
+    return status;
 }
 
 void bl_model_close(bl_model *model) {

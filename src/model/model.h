@@ -47,7 +47,7 @@ typedef struct bl__layer {
 } bl__layer;
 
 struct bl_model {
-    bl__filemap map;
+    bl__filemap map; /* owned; empty when the bytes are the caller's */
     bl__gguf *gguf;
     bl__hparams hparams;
     bl_model_info info;
@@ -58,6 +58,10 @@ struct bl_model {
     const float *rope_divisors; /* float[n_rot / 2]: each frequency is divided by it; or NULL */
     bl__layer *layers;
 };
+
+/* Opens a model from the bytes of a GGUF file, which are borrowed. pool may be NULL. */
+bl_status bl__model_from_bytes(const uint8_t *data, size_t len, bl__pool *pool, bl_model **out,
+                               bl_error *err);
 
 /* Finds, checks and, where needed, repacks every weight. The model's map, gguf and hparams are
  * set; pool may be NULL. On failure what was built is left for bl__weights_free(). */
