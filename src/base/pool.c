@@ -1,4 +1,7 @@
-/* Owns worker threads and the hand-out of parts. Must not know what the parts compute. */
+/* Owns worker threads and the hand-out of parts. Must not know what the parts compute.
+ *
+ * A job is done when its parts are: the caller never waits for a worker that has taken none, so a
+ * worker that the system has put aside costs nothing but its help. */
 #include "base/pool.h"
 
 #include <pthread.h>
@@ -15,19 +18,21 @@ struct bl__pool {
     uint32_t n_started;
     pthread_t *workers;
 
-    /* The job in hand: written by the caller while no worker is active, published by a new
-     * `generation`. */
+    /* The job in hand. A thread reads these only after it has taken a part, and they do not change
+     * before every part taken is done. */
     bl__part_fn fn;
     void *context;
     size_t n_parts;
-    _Alignas(64) atomic_size_t next_part;
-    _Alignas(64) atomic_uint n_active; /* workers that have not finished this generation */
-    _Alignas(64) atomic_uint generation;
-    atomic_bool stopping;
+    /* Job number in the high half, parts not yet taken in the low half: taking one is a single
+     * compare-and-swap that fails when the job is not the expected one any more. */
+    _Alignas(64) _Atomic uint64_t ticket;
+    _Alignas(64) atomic_size_t n_done;
+    _Alignas(64) atomic_uint n_parked;
+    atomic_bool caller_parked, stopping;
 
     pthread_mutex_t mutex;
-    pthread_cond_t wake; /* new generation */
-    pthread_cond_t done; /* n_active fell to 0 */
+    pthread_cond_t wake; /* a new job, or stopping */
+    pthread_cond_t done; /* the last part of a job is done */
 };
 
 static inline void relax(void) {
@@ -38,76 +43,101 @@ static inline void relax(void) {
 #endif
 }
 
-static void run_parts(bl__pool *pool) {
-    size_t part;
-    while ((part = atomic_fetch_add_explicit(&pool->next_part, 1, memory_order_relaxed)) <
-           pool->n_parts)
-        pool->fn(pool->context, part, pool->n_parts);
+static uint32_t job_of(uint64_t ticket) {
+    return (uint32_t)(ticket >> 32);
+}
+static uint32_t left_of(uint64_t ticket) {
+    return (uint32_t)ticket;
 }
 
-/* Returns the new generation once it differs from `seen`. */
-static unsigned wait_for_job(bl__pool *pool, unsigned seen) {
-    unsigned now;
+/* Tells a caller that has gone to sleep that the job is done. */
+static void wake_caller(bl__pool *pool) {
+    if (!atomic_load(&pool->caller_parked))
+        return;
+    pthread_mutex_lock(&pool->mutex);
+    pthread_cond_signal(&pool->done);
+    pthread_mutex_unlock(&pool->mutex);
+}
+
+/* Takes and does parts of job number `job` until none is left. */
+static void run_parts(bl__pool *pool, uint32_t job) {
+    uint64_t ticket = atomic_load(&pool->ticket);
+    while (job_of(ticket) == job && left_of(ticket) > 0) {
+        if (!atomic_compare_exchange_weak(&pool->ticket, &ticket, ticket - 1))
+            continue;
+        size_t n_parts = pool->n_parts;
+        pool->fn(pool->context, n_parts - left_of(ticket), n_parts);
+        if (atomic_fetch_add(&pool->n_done, 1) + 1 == n_parts)
+            wake_caller(pool);
+        ticket = atomic_load(&pool->ticket);
+    }
+}
+
+/* Returns the number of a job other than `seen`, or `seen` when the pool stops. */
+static uint32_t wait_for_job(bl__pool *pool, uint32_t seen) {
+    uint32_t job;
     for (int i = 0; i < SPINS_BEFORE_PARKING; i++) {
-        if ((now = atomic_load_explicit(&pool->generation, memory_order_acquire)) != seen)
-            return now;
+        if ((job = job_of(atomic_load(&pool->ticket))) != seen)
+            return job;
         relax();
     }
     pthread_mutex_lock(&pool->mutex);
-    while ((now = atomic_load_explicit(&pool->generation, memory_order_acquire)) == seen)
+    atomic_fetch_add(&pool->n_parked, 1);
+    while ((job = job_of(atomic_load(&pool->ticket))) == seen && !atomic_load(&pool->stopping))
         pthread_cond_wait(&pool->wake, &pool->mutex);
+    atomic_fetch_sub(&pool->n_parked, 1);
     pthread_mutex_unlock(&pool->mutex);
-    return now;
+    return job;
 }
 
 static void *worker_main(void *argument) {
     bl__pool *pool = argument;
-    unsigned seen = 0;
-    for (;;) {
+    uint32_t seen = 0;
+    while (!atomic_load(&pool->stopping)) {
         seen = wait_for_job(pool, seen);
-        if (atomic_load(&pool->stopping))
-            return NULL;
-        run_parts(pool);
-        if (atomic_fetch_sub_explicit(&pool->n_active, 1, memory_order_acq_rel) == 1) {
-            pthread_mutex_lock(&pool->mutex);
-            pthread_cond_signal(&pool->done);
-            pthread_mutex_unlock(&pool->mutex);
-        }
+        run_parts(pool, seen);
     }
+    return NULL;
 }
 
-static void publish(bl__pool *pool) {
+/* A worker counts itself as parked before it looks for a job a last time, and the caller publishes
+ * the job before it looks for parked workers, so one of the two sees the other. */
+static void wake_workers(bl__pool *pool) {
+    if (atomic_load(&pool->n_parked) == 0)
+        return;
     pthread_mutex_lock(&pool->mutex);
-    atomic_fetch_add_explicit(&pool->generation, 1, memory_order_release);
     pthread_cond_broadcast(&pool->wake);
     pthread_mutex_unlock(&pool->mutex);
 }
 
 static void wait_until_done(bl__pool *pool) {
     for (int i = 0; i < SPINS_BEFORE_PARKING; i++) {
-        if (atomic_load_explicit(&pool->n_active, memory_order_acquire) == 0)
+        if (atomic_load(&pool->n_done) == pool->n_parts)
             return;
         relax();
     }
     pthread_mutex_lock(&pool->mutex);
-    while (atomic_load_explicit(&pool->n_active, memory_order_acquire) != 0)
+    atomic_store(&pool->caller_parked, true);
+    while (atomic_load(&pool->n_done) != pool->n_parts)
         pthread_cond_wait(&pool->done, &pool->mutex);
+    atomic_store(&pool->caller_parked, false);
     pthread_mutex_unlock(&pool->mutex);
 }
 
 void bl__pool_run(bl__pool *pool, bl__part_fn fn, void *context, size_t n_parts) {
-    if (!pool || pool->n_started == 0 || n_parts < 2) {
+    if (!pool || pool->n_started == 0 || n_parts < 2 || n_parts > UINT32_MAX) {
         for (size_t part = 0; part < n_parts; part++)
             fn(context, part, n_parts);
         return;
     }
+    uint32_t job = job_of(atomic_load(&pool->ticket)) + 1;
     pool->fn = fn;
     pool->context = context;
     pool->n_parts = n_parts;
-    atomic_store_explicit(&pool->next_part, 0, memory_order_relaxed);
-    atomic_store_explicit(&pool->n_active, pool->n_started, memory_order_relaxed);
-    publish(pool);
-    run_parts(pool);
+    atomic_store(&pool->n_done, 0);
+    atomic_store(&pool->ticket, (uint64_t)job << 32 | n_parts);
+    wake_workers(pool);
+    run_parts(pool, job);
     wait_until_done(pool);
 }
 
@@ -158,8 +188,10 @@ bl_status bl__pool_create(uint32_t n_threads, bool pin, bl__pool **out, bl_error
 void bl__pool_free(bl__pool *pool) {
     if (!pool)
         return;
+    pthread_mutex_lock(&pool->mutex);
     atomic_store(&pool->stopping, true);
-    publish(pool);
+    pthread_cond_broadcast(&pool->wake);
+    pthread_mutex_unlock(&pool->mutex);
     for (uint32_t i = 0; i < pool->n_started; i++)
         pthread_join(pool->workers[i], NULL);
     pthread_mutex_destroy(&pool->mutex);
