@@ -73,6 +73,9 @@ typedef struct bl__vocab {
 
 void bl__vocab_free(bl__vocab *vocab);
 
+/* The id of the token spelt text[len], -1 when there is none. Constant time. */
+bl_token bl__vocab_find(const bl__vocab *vocab, const char *text, size_t len);
+
 /* From the metadata of a GGUF file. */
 bl_status bl__vocab_from_gguf(const bl__gguf *gguf, bl__vocab **out, bl_error *err);
 
