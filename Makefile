@@ -7,7 +7,7 @@ TOKENS ?= 160
 PREFIX ?= /usr/local
 DESTDIR ?=
 
-SOURCES = $(shell git ls-files '*.c' '*.h')
+SOURCES = $(shell find include src apps examples tests -name '*.[ch]')
 
 .PHONY: help setup run build test test-quick test-all bench install format lint fuzz \
         asan tsan msan coverage clean

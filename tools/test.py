@@ -26,8 +26,9 @@ SANITIZER_OPTIONS = {
     "UBSAN_OPTIONS": "print_stacktrace=1",
 }
 
-# A line of ctest: `12/40 Test #7: unit_gguf .......   Passed    0.03 sec`
-CTEST_LINE = re.compile(r"^ *\d+/\d+ Test +#\d+: (\S+) \.+ *(\*+)?([A-Za-z][A-Za-z ]*?)(?: {2,}|:|$)")
+# Lines of ctest:  `12/40 Test #7: unit_gguf .......   Passed    0.03 sec`
+#                  `13/40 Test #8: unit_x ..........***Skipped   0.03 sec`
+CTEST_LINE = re.compile(r"^ *\d+/\d+ Test +#\d+: (\S+) \.+ *(.*?) +[\d.]+ sec")
 
 
 class Totals:
@@ -71,7 +72,7 @@ def ctest(totals, folder, prefix="", extra_env=None):
         if not match:
             continue
         counted += 1
-        name, verdict = prefix + match[1], match[3].strip()
+        name, verdict = prefix + match[1], match[2].strip("* :")
         if verdict == "Passed":
             totals.add("passed", name)
         elif verdict == "Skipped":
