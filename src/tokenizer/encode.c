@@ -211,7 +211,8 @@ static size_t find_word_end(const char *text, size_t len) {
     while (bl__utf8_is_space_mark(text + i, len - i))
         i += BL_UTF8_SPACE_MARK_LEN;
     for (;;) {
-        const char *mark = i < len ? memchr(text + i, BL_UTF8_SPACE_MARK[0], len - i) : NULL;
+        const char *mark =
+            i < len ? memchr(text + i, (unsigned char)BL_UTF8_SPACE_MARK[0], len - i) : NULL;
         if (!mark)
             return len;
         i = (size_t)(mark - text);

@@ -41,8 +41,8 @@ static const char *const END_TEXTS[] = {
     "<EOT>",
     "<eos>",
     "</s>",
-    "<\xef\xbd\x9c"
-    "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>",
+    ("<\xef\xbd\x9c"
+     "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"),
 };
 
 static vocab_storage *storage_of(const bl__vocab *vocab) {
