@@ -61,10 +61,24 @@ def build(totals, name, preset, *arguments):
     return ok
 
 
+def skip_reasons(folder):
+    """What skipped tests said: {name: reason}, from the log that ctest leaves behind."""
+    reasons, name = {}, ""
+    log = ROOT / folder / "Testing" / "Temporary" / "LastTest.log"
+    for line in log.read_text(errors="replace").splitlines() if log.exists() else []:
+        match = re.match(r"\d+/\d+ Testing: (\S+)", line)
+        if match:
+            name = match[1]
+        elif line.startswith("SKIPPED: "):
+            reasons[name] = line.removeprefix("SKIPPED: ")
+    return reasons
+
+
 def ctest(totals, folder, prefix="", extra_env=None):
     """Runs the suite in a build folder and counts every test of it."""
     command = ["ctest", "--test-dir", folder, "--output-on-failure", "-j", str(JOBS)]
     ok, output = run(command, env={**os.environ, **(extra_env or {})})
+    reasons = skip_reasons(folder)
     seen_failure = False
     counted = 0
     for line in output.splitlines():
@@ -76,7 +90,7 @@ def ctest(totals, folder, prefix="", extra_env=None):
         if verdict == "Passed":
             totals.add("passed", name)
         elif verdict == "Skipped":
-            totals.add("skipped", name)
+            totals.add("skipped", name, reasons.get(match[1], ""))
         else:
             seen_failure = True
             totals.add("failed", name, verdict)
