@@ -145,6 +145,7 @@ static void check_ternary(const bl__kernels *k) {
             check_ternary_case(k, 20, 333, n_tokens, mode);
         }
     check_ternary_case(k, 16, 100000, 2, 1);
+    check_ternary_case(k, 48, 8640, 3, 0); /* of the 3B model */
 }
 
 static void check_dots(const bl__kernels *k) {

@@ -1,5 +1,6 @@
 /* Models and sessions on small random weights: what is refused and how, that batches, threads,
  * layouts, shifting and truncating change no bit, and that evaluating allocates nothing. */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -98,6 +99,26 @@ static void test_layouts(void **state) {
         bl_model_close(model);
     }
     free(want);
+}
+
+/* One layer of the 3B model's shape, whose sizes are multiples of no block but 64 and whose heads
+ * have 100 elements. */
+static void test_odd_shape(void **state) {
+    (void)state;
+    tiny_model m = tiny_model_default();
+    m.dim = 3200, m.ffn_dim = 8640, m.n_layers = 1;
+    m.n_heads = m.n_kv_heads = 32, m.head_dim = 100;
+    bl_model *model = open_model(&m);
+    float batch[2 * 50];
+    bl_session *a = open_session(model, 4, 2, 2), *b = open_session(model, 4, 1, 1);
+    eval(a, text, 2, batch);
+    eval(b, text, 2, NULL);
+    assert_memory_equal(bl_session_logits(b), batch + 50, 50 * sizeof *batch);
+    for (size_t i = 0; i < 100; i++)
+        assert_true(isfinite(batch[i]) && batch[i] != 0.0f);
+    bl_session_free(a);
+    bl_session_free(b);
+    bl_model_close(model);
 }
 
 static void test_truncate_and_shift(void **state) {
@@ -252,9 +273,13 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_batches_and_threads),     cmocka_unit_test(test_layouts),
-        cmocka_unit_test(test_truncate_and_shift),      cmocka_unit_test(test_bad_calls),
-        cmocka_unit_test(test_no_allocation_per_token), cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_batches_and_threads),
+        cmocka_unit_test(test_layouts),
+        cmocka_unit_test(test_odd_shape),
+        cmocka_unit_test(test_truncate_and_shift),
+        cmocka_unit_test(test_bad_calls),
+        cmocka_unit_test(test_no_allocation_per_token),
+        cmocka_unit_test(test_refusals),
         cmocka_unit_test(test_allocation_failures),
     };
     return cmocka_run_group_tests_name("model", tests, set_up, tear_down);
