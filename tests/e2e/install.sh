@@ -32,6 +32,16 @@ for page in "$root"/docs/man/*.1; do
 done
 "$prefix/bin/bitloom" --version >/dev/null
 
+# Each public header stands alone, in C and, where there is a compiler for it, in C++.
+for header in "$prefix"/include/bitloom/*.h; do
+    echo "#include <bitloom/$(basename "$header")>" >"$work/header.c"
+    quietly "$compiler" "${flags[@]}" -I"$prefix/include" -fsyntax-only "$work/header.c"
+    if command -v c++ >/dev/null; then
+        quietly c++ -std=c++17 -Wall -Wextra -Wpedantic -Werror -I"$prefix/include" \
+            -fsyntax-only -x c++ "$work/header.c"
+    fi
+done
+
 # 2. find_package.
 mkdir "$work/project"
 cat >"$work/project/CMakeLists.txt" <<'END'
