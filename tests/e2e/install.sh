@@ -71,7 +71,7 @@ for program in "$work/by_cmake/generate" "$work/by_pkg_config"; do
     fi
     [ -s "$work/message" ] || { echo "FAILED: a bad model gave no message" >&2; exit 1; }
 done
-model=$(find "$prefix/share/bitloom" -name '*.gguf' 2>/dev/null | head -n 1)
+model=$(find "$prefix" -path '*/share/bitloom/*.gguf' | head -n 1)
 if [ -z "$model" ]; then
     echo "SKIPPED: no default model in models/: installed and linked, not run"
     exit 77
