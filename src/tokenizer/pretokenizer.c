@@ -55,7 +55,7 @@ static const struct {
     [RULE_SMOLLM] = {{"\\p{N}", GPT2}, NULL},
 };
 
-/* The first name of each rule is the one that tokenizer.json files are given. */
+/* Of several names that fit, tokenizer.json files are given the first. */
 static const bl__pretokenizer_name NAMES[] = {
     {"default", RULE_DEFAULT, false},  {"llama-bpe", RULE_LLAMA3, true},
     {"llama3", RULE_LLAMA3, true},     {"llama-v3", RULE_LLAMA3, true},
@@ -92,15 +92,17 @@ const bl__pretokenizer_name *bl__pretokenizer_lookup(bl__string name) {
     return NULL;
 }
 
-const char *bl__pretokenizer_by_regex(bl__string regex) {
-    for (int r = 0; r < N_RULES; r++) {
-        if (!RULES[r].json_regex || !bl__string_is(regex, RULES[r].json_regex))
+const char *bl__pretokenizer_by_regex(bl__string regex, bool ignore_merges) {
+    const char *name = NULL;
+    for (size_t i = 0; i < N_NAMES; i++) {
+        const char *json_regex = RULES[NAMES[i].rule].json_regex;
+        if (!json_regex || !bl__string_is(regex, json_regex))
             continue;
-        for (size_t i = 0; i < N_NAMES; i++)
-            if (NAMES[i].rule == r)
-                return NAMES[i].name;
+        if (NAMES[i].ignore_merges == ignore_merges)
+            return NAMES[i].name;
+        name = name ? name : NAMES[i].name;
     }
-    return NULL;
+    return name;
 }
 
 static void *pcre_malloc(size_t size, void *unused) {

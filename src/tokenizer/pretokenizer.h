@@ -20,9 +20,9 @@ typedef struct bl__pretokenizer_name {
 /* NULL for a name that is not known. Several names share one rule. */
 const bl__pretokenizer_name *bl__pretokenizer_lookup(bl__string name);
 
-/* The name of the rule whose tokenizer.json form is one Split by this regular expression, and of
- * the one that ByteLevel's use_regex stands for. NULL when there is none. */
-const char *bl__pretokenizer_by_regex(bl__string regex);
+/* The name for a tokenizer.json whose words come from this regular expression alone; NULL when it
+ * is none of ours. For LLaMA 3's expression there are two names. */
+const char *bl__pretokenizer_by_regex(bl__string regex, bool ignore_merges);
 
 typedef struct bl__pretokenizer bl__pretokenizer;
 bl_status bl__pretokenizer_create(const char *name, bl__pretokenizer **out, bl_error *err);

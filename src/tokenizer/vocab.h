@@ -84,6 +84,7 @@ typedef struct bl__vocab_companions {
     bl__string tokenizer_config;   /* tokenizer_config.json */
     bl__string generation_config;  /* generation_config.json */
     bl__string special_tokens_map; /* special_tokens_map.json */
+    bl__string added_tokens;       /* added_tokens.json: beside a tokenizer.model only */
     bl__string model_config;       /* config.json: bos/eos ids where nothing else gives them */
     bl__string chat_template;      /* chat_template.jinja, text */
 } bl__vocab_companions;

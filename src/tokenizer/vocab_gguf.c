@@ -9,9 +9,12 @@
 #include "tokenizer/pretokenizer.h"
 #include "tokenizer/vocab_build.h"
 
-/* Ours: end tokens beyond EOS and EOT, and Unicode normalization; other readers skip them. */
-#define KEY_ENDS "bitloom.tokenizer.end_token_ids"
-#define KEY_NFC  "bitloom.tokenizer.nfc"
+/* Ours, for what GGUF has no word for; other readers skip them: end tokens beyond EOS and EOT,
+ * Unicode normalization, and whether words that are tokens are taken whole where the name of the
+ * pre-tokenizer implies the opposite. */
+#define KEY_ENDS          "bitloom.tokenizer.end_token_ids"
+#define KEY_NFC           "bitloom.tokenizer.nfc"
+#define KEY_IGNORE_MERGES "bitloom.tokenizer.ignore_merges"
 
 static const bl__gguf_value *find_array(const bl__gguf *gguf, const char *key) {
     const bl__gguf_value *value = bl__gguf_find(gguf, key);
@@ -171,6 +174,7 @@ static bl_status read_flags(const bl__gguf *gguf, bl__vocab *vocab, bl_error *er
         {"tokenizer.ggml.add_space_prefix", &vocab->add_space_prefix},
         {"tokenizer.ggml.remove_extra_whitespaces", &vocab->remove_extra_whitespaces},
         {KEY_NFC, &vocab->nfc},
+        {KEY_IGNORE_MERGES, &vocab->ignore_merges},
     };
     for (size_t i = 0; i < sizeof flags / sizeof *flags; i++) {
         bl_status status = bl__gguf_get_bool(gguf, flags[i].key, false, flags[i].flag, err);
@@ -375,6 +379,10 @@ bl_status bl__vocab_write_gguf(const bl__vocab *vocab, bl__gguf_writer *writer,
     if (!status && !bpe)
         status = bl__gguf_set_bool(writer, "tokenizer.ggml.remove_extra_whitespaces",
                                    vocab->remove_extra_whitespaces, err);
+    if (!status && bpe &&
+        vocab->ignore_merges !=
+            bl__pretokenizer_lookup((bl__string){pre, strlen(pre)})->ignore_merges)
+        status = bl__gguf_set_bool(writer, KEY_IGNORE_MERGES, vocab->ignore_merges, err);
     if (!status && vocab->nfc)
         status = bl__gguf_set_bool(writer, KEY_NFC, true, err);
     if (!status && vocab->chat_template)
