@@ -75,6 +75,13 @@ void bl__filemap_close(bl__filemap *map) {
     *map = (bl__filemap){0};
 }
 
+void bl__filemap_release(const uint8_t *data, size_t len) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE);
+    size_t before = (uintptr_t)data % page; /* maps begin at a page, so this stays inside */
+    if (len)
+        (void)madvise((void *)((uintptr_t)data - before), len + before, MADV_DONTNEED);
+}
+
 /* Reads until len bytes or the end of the file; returns the bytes read or -1. */
 static ssize_t read_fully(int fd, char *data, size_t len) {
     size_t done = 0;

@@ -16,6 +16,9 @@ typedef struct bl__filemap {
 /* Maps a regular file for reading. Errors name the path. */
 bl_status bl__filemap_open(const char *path, bl__filemap *out, bl_error *err);
 void bl__filemap_close(bl__filemap *map); /* a zeroed map is accepted */
+/* Advice that data[len], inside a map, is not needed soon: its pages leave this process's memory
+ * and are read again when touched. */
+void bl__filemap_release(const uint8_t *data, size_t len);
 
 /* Reads a file of at most max bytes into memory, NUL-terminated (the NUL is not counted).
  * BL_ERR_LIMIT when it is larger, BL_ERR_NOT_FOUND when it does not exist. Release: bl__free. */

@@ -1,0 +1,28 @@
+/* JSON from untrusted bytes: jansson behind caps on depth and size. */
+#ifndef BL_FORMATS_JSON_H
+#define BL_FORMATS_JSON_H
+
+#include <jansson.h>
+#include <stddef.h>
+
+#include "bitloom/status.h"
+
+typedef struct bl__json_limits {
+    size_t depth;  /* of objects and arrays in each other */
+    size_t values; /* strings, numbers, objects ... in all, keys counted too */
+} bl__json_limits;
+
+/* Parses text[len], whole. A key given twice in an object is refused. *out: release with
+ * json_decref(). Errors: BL_ERR_FORMAT with line and column, BL_ERR_LIMIT, BL_ERR_MEMORY. */
+bl_status bl__json_parse(const char *text, size_t len, bl__json_limits limits, json_t **out,
+                         bl_error *err);
+
+/* The same from a file of at most max_bytes. Errors name the path; BL_ERR_NOT_FOUND when there is
+ * no such file. */
+bl_status bl__json_read(const char *path, size_t max_bytes, bl__json_limits limits, json_t **out,
+                        bl_error *err);
+
+/* "an object", "a string" ... for messages; NULL is "nothing". */
+const char *bl__json_type_name(const json_t *value);
+
+#endif
