@@ -133,15 +133,12 @@ def stage_checks(totals):
 
 
 def stage_cppcheck(totals):
-    cache = ROOT / "build" / "cppcheck"
-    cache.mkdir(parents=True, exist_ok=True)
     command = ["cppcheck", "--quiet", "--std=c11", "--error-exitcode=1", "-j", str(JOBS),
                "--enable=warning,performance,portability", "--inline-suppr",
-               f"--cppcheck-build-dir={cache}", "-Iinclude", "-Isrc", "-D__x86_64__=1",
-               "-D_GNU_SOURCE=1", "src", "apps", "examples"]
-    totals.check("cppcheck", *run([word for word in command
-                                   if word not in ("src", "apps", "examples")
-                                   or (ROOT / word).exists()]))
+               "--suppress=normalCheckLevelMaxBranches",  # newer versions: not every branch taken
+               "--library=tools/cppcheck.cfg", "-Iinclude", "-Isrc",
+               "-D__x86_64__=1", "-D_GNU_SOURCE=1", "src", "apps", "examples"]
+    totals.check("cppcheck", *run(command))
 
 
 def stage_clang(totals):

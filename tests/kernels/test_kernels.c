@@ -302,7 +302,7 @@ static void bench_ternary(const bl__kernels *k) {
             best = took < best ? took : best;
         }
         printf("%-12s ternary_gemm %dx%d, %2zu tokens: %8.1f us, %6.1f Gop/s, %5.1f GB/s\n",
-               k->level, ROWS, COLS, n, best * 1e6, 2e-9 * ROWS * COLS * (double)n / best,
+               k->level, ROWS, COLS, n, best * 1e6, 2e-9 * (double)(ROWS * COLS) * (double)n / best,
                1e-9 * (double)bytes / best);
     }
     free(w);

@@ -128,7 +128,7 @@ static void check_distribution(bl_sampler_params params, const float *logits, si
     double chi2 = 0, rare_expected = 0, rare_seen = 0;
     int cells = 0;
     for (size_t i = 0; i < vocab; i++) {
-        double expected = p[i] * N_DRAWS;
+        double expected = p[i] * (double)N_DRAWS;
         if (p[i] == 0)
             assert_int_equal(counts[i], 0);
         if (expected < 5) { /* the usual rule: put rare cells together */
