@@ -1,0 +1,9 @@
+/* The subcommands of the program, one per file. */
+#ifndef BL_APPS_COMMANDS_H
+#define BL_APPS_COMMANDS_H
+
+#include "options.h"
+
+extern const command RUN_COMMAND, TOKENIZE_COMMAND, INFO_COMMAND;
+
+#endif

@@ -1,0 +1,61 @@
+/* What `run` and `chat` share: the options of models and sampling, the default model, and a model,
+ * tokenizer, session and sampler opened from them. */
+#ifndef BL_APPS_ENGINE_H
+#define BL_APPS_ENGINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bitloom/bitloom.h"
+#include "options.h"
+
+typedef struct model_settings {
+    const char *model;
+    int64_t threads, ctx, batch;
+} model_settings;
+
+typedef struct sampling_settings {
+    int64_t n_predict, seed, top_k, repeat_last_n, keep;
+    double temp, top_p, min_p, repeat_penalty, frequency_penalty, presence_penalty;
+    option_list stops;
+    bool ignore_eos, context_shift, special;
+} sampling_settings;
+
+enum { N_MODEL_OPTIONS = 4, N_SAMPLING_OPTIONS = 15 };
+extern const option MODEL_OPTIONS[N_MODEL_OPTIONS];
+extern const option SAMPLING_OPTIONS[N_SAMPLING_OPTIONS];
+
+model_settings default_model_settings(void);
+sampling_settings default_sampling_settings(int64_t n_predict);
+
+typedef struct engine {
+    char *path; /* of the model */
+    bl_model *model;
+    bl_tokenizer *tokenizer;
+    bl_session *session;
+    bl_sampler *sampler;
+    bl_generate_params params; /* no callbacks; stops borrowed from the settings */
+    uint32_t n_threads;
+    uint64_t seed;
+} engine;
+
+/* Opens everything; complains to stderr and returns an exit status other than 0 on failure. */
+int engine_open(engine *e, const command *cmd, const model_settings *model,
+                const sampling_settings *sampling, bool quiet);
+void engine_close(engine *e);
+
+/* The model file to use: the option, else the default model; allocated (bl__free). NULL after a
+ * complaint. */
+char *find_model(const command *cmd, const char *option_value);
+
+/* Encodes a prompt. A BOS that the text already begins with is not doubled, and an EOS that the
+ * model would append is left out, since the text is to be continued. */
+bl_status encode_prompt(const bl_tokenizer *tokenizer, const char *text, size_t len, bool add_bos,
+                        bl_token **ids, size_t *n_ids, bl_error *err);
+
+/* "12 prompt tokens at 90.1 tok/s, ..." to stderr. */
+void print_speed(const engine *e, const bl_generate_result *result);
+const char *stop_reason_text(bl_stop_reason reason);
+
+#endif
