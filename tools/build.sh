@@ -24,7 +24,7 @@ done
 mkdir -p "$folder"
 log=$folder/build.log
 fail() {
-    cat "$log" >&2
+    grep -v '^\[[0-9]*/[0-9]*\]' "$log" >&2
     echo "build: $1 failed (preset $preset)" >&2
     exit 1
 }

@@ -6,7 +6,7 @@
 
 #include "base/error.h"
 
-bl_status bl__json_parse(bl__string bytes, const char *name, json_t **out, bl_error *err) {
+bl_status bl__json_parse_object(bl__string bytes, const char *name, json_t **out, bl_error *err) {
     json_error_t error;
     json_t *json = json_loadb(bytes.data ? bytes.data : "", bytes.len, JSON_ALLOW_NUL, &error);
     if (!json) {
@@ -88,9 +88,10 @@ bl_status bl__companions_parse(const bl__vocab_companions *files, bl__companion_
             {"config.json", files->model_config, &json.model_config},
         };
         for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
-            bl_status status = parts[i].bytes.data ? bl__json_parse(parts[i].bytes, parts[i].name,
-                                                                    parts[i].json, err)
-                                                   : BL_OK;
+            bl_status status =
+                parts[i].bytes.data
+                    ? bl__json_parse_object(parts[i].bytes, parts[i].name, parts[i].json, err)
+                    : BL_OK;
             if (status) {
                 bl__companions_free(&json);
                 return status;

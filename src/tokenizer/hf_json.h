@@ -8,7 +8,7 @@
 #include "tokenizer/vocab_build.h"
 
 /* Parses bytes that must be one JSON object; `name` is the file's, for messages. */
-bl_status bl__json_parse(bl__string bytes, const char *name, json_t **out, bl_error *err);
+bl_status bl__json_parse_object(bl__string bytes, const char *name, json_t **out, bl_error *err);
 
 /* The text of a string value; .data == NULL for anything else. */
 bl__string bl__json_text(const json_t *value);

@@ -453,7 +453,7 @@ bl_status bl__vocab_from_json(bl__string json, const bl__vocab_companions *compa
     json_t *root = NULL;
     bl__companion_json files = {0};
     bl__vocab *vocab = NULL;
-    bl_status status = bl__json_parse(json, FILE_NAME, &root, err);
+    bl_status status = bl__json_parse_object(json, FILE_NAME, &root, err);
     if (!status)
         status = bl__companions_parse(companions, &files, err);
     if (!status)
