@@ -2,8 +2,6 @@
  * hundred bytes for the two of an empty array. */
 #include "formats/json.h"
 
-#include <stdbool.h>
-
 #include "base/alloc.h"
 #include "base/error.h"
 #include "base/file.h"
@@ -46,7 +44,8 @@ bl_status bl__json_parse(const char *text, size_t len, bl__json_limits limits, j
     bl_status status = check_limits(text, len, limits, err);
     if (status)
         return status;
-    json_t *root = json_loadb(text, len, JSON_REJECT_DUPLICATES, &problem);
+    size_t flags = JSON_REJECT_DUPLICATES | (limits.as_reals ? JSON_DECODE_INT_AS_REAL : 0);
+    json_t *root = json_loadb(text, len, flags, &problem);
     if (root) {
         *out = root;
         return BL_OK;

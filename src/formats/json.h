@@ -3,6 +3,7 @@
 #define BL_FORMATS_JSON_H
 
 #include <jansson.h>
+#include <stdbool.h>
 #include <stddef.h>
 
 #include "bitloom/status.h"
@@ -10,6 +11,7 @@
 typedef struct bl__json_limits {
     size_t depth;  /* of objects and arrays in each other */
     size_t values; /* strings, numbers, objects ... in all, keys counted too */
+    bool as_reals; /* read integers as reals, so that those beyond 2^63 are no error */
 } bl__json_limits;
 
 /* Parses text[len], whole. A key given twice in an object is refused. *out: release with
