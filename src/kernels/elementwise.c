@@ -63,9 +63,9 @@ void bl__softmax(float *scores, size_t n) {
         scores[i] = bl__exp(scores[i] - max);
         lanes[l] += scores[i];
     }
-    float factor = 1.0f / fold(lanes);
+    float sum = fold(lanes);
     for (i = 0; i < n; i++)
-        scores[i] *= factor;
+        scores[i] /= sum;
 }
 
 void bl__silu_mul(float *gate, const float *up, size_t n) {

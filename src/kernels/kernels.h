@@ -35,9 +35,9 @@ typedef struct bl__kernels {
                         int32_t *sum);
 
     /* Rows first_tile * 16 ... of a T2 tensor (quant/t2.h) times n_tokens activations:
-     * out[t * out_stride + r] = (sum_c code[r][c] * q[t][c] - sum[t]) * (step[t] * scale[r]),
-     * for the rows below `rows` of n_tiles tiles. tiles points at the tensor's first tile, 4-byte
-     * aligned. cols < 2^23. */
+     * out[t * out_stride + r] = (sum_c code[r][c] * q[t][c] - sum[t]) * step[t] * scale[r],
+     * multiplied in that order, as transformers does, for the rows below `rows` of n_tiles tiles.
+     * tiles points at the tensor's first tile, 4-byte aligned. cols < 2^23. */
     void (*ternary_gemm)(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
                          size_t n_tiles, const bl__q8 *x, size_t n_tokens, float *out,
                          size_t out_stride);

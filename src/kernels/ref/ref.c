@@ -44,7 +44,7 @@ static void ternary_gemm(const uint8_t *tiles, size_t rows, size_t cols, size_t 
                 for (size_t c = 0; c < cols; c++)
                     dot += code_at(bytes, r, c) * x->q[t * x->stride + c];
                 out[t * out_stride + tile * BL_T2_ROWS + r] =
-                    (float)dot * (x->step[t] * bl__load_f32(bytes + 4 * r));
+                    (float)dot * x->step[t] * bl__load_f32(bytes + 4 * r);
             }
     }
 }

@@ -108,8 +108,8 @@ static void write_rows(const __m256i dots[2], const uint8_t *scales, int32_t sum
     for (size_t half = 0; half < 2; half++) {
         __m256 dot = _mm256_cvtepi32_ps(_mm256_sub_epi32(dots[half], _mm256_set1_epi32(sum)));
         __m256 scale = _mm256_loadu_ps((const float *)(const void *)(scales + 32 * half));
-        _mm256_storeu_ps(rows + 8 * half,
-                         _mm256_mul_ps(dot, _mm256_mul_ps(_mm256_set1_ps(step), scale)));
+        __m256 y = _mm256_mul_ps(dot, _mm256_set1_ps(step));
+        _mm256_storeu_ps(rows + 8 * half, _mm256_mul_ps(y, scale));
     }
     memcpy(out, rows, n_rows * sizeof(float));
 }

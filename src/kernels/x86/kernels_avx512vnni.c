@@ -67,9 +67,8 @@ static void ternary_gemm(const uint8_t *tiles, size_t rows, size_t cols, size_t 
                 tile_dots(blocks, n_blocks, q, x->stride, 1, 4, dots);
             for (size_t i = 0; i < n; i++, t++) {
                 __m512i dot = _mm512_sub_epi32(dots[i], _mm512_set1_epi32(x->sum[t]));
-                __m512 factor = _mm512_mul_ps(_mm512_set1_ps(x->step[t]), scale);
-                _mm512_mask_storeu_ps(out + t * out_stride + row, exists,
-                                      _mm512_mul_ps(_mm512_cvtepi32_ps(dot), factor));
+                __m512 y = _mm512_mul_ps(_mm512_cvtepi32_ps(dot), _mm512_set1_ps(x->step[t]));
+                _mm512_mask_storeu_ps(out + t * out_stride + row, exists, _mm512_mul_ps(y, scale));
             }
         }
     }
