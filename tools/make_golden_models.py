@@ -277,14 +277,15 @@ class Forward64:
                           self.config["quantization_config"]["rms_norm_eps"])
         if self.act_int8:
             scale = 127 / max(np.abs(x).max(), 1e-5)
-            steps = x * scale
-            fraction = np.abs(steps) % 1.0
-            if self.strict and np.abs(fraction - 0.5).min() < MARGIN:
-                raise Doubtful
-            if self.seen is not None:
-                self.seen.append(steps)
-            x = np.round(steps) / scale
+            x = self.round_steps(x * scale) / scale
         return self.weights[name] @ x
+
+    def round_steps(self, steps):
+        if self.strict and np.abs(np.abs(steps) % 1.0 - 0.5).min() < MARGIN:
+            raise Doubtful
+        if self.seen is not None:
+            self.seen.append(steps)
+        return np.round(steps)
 
     def rotate(self, x, position):
         """x: float64[n][head_dim], by halves."""
