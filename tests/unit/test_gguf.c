@@ -641,6 +641,12 @@ static void test_writer_refusals(void **state) {
     assert_int_equal(bl__gguf_set_u32(w, "", 1, &err), BL_ERR_ARGUMENT);
     assert_int_equal(bl__gguf_set_u32(w, "general.alignment", 33, &err), BL_ERR_ARGUMENT);
     assert_int_equal(bl__gguf_set_value(w, "v", &value, &err), BL_ERR_ARGUMENT);
+    assert_int_equal(bl__gguf_set_value(w, "general.alignment", &value, &err), BL_ERR_ARGUMENT);
+    value = (bl__gguf_value){.type = BL_GGUF_U16, .as.u = 64};
+    assert_int_equal(bl__gguf_set_value(w, "general.alignment", &value, &err), BL_ERR_ARGUMENT);
+    assert_string_equal(err.message, "general.alignment must be of type u32");
+    value.type = BL_GGUF_U32; /* as read from another file */
+    assert_int_equal(bl__gguf_set_value(w, "general.alignment", &value, &err), BL_OK);
     value.type = (bl__gguf_type)99;
     assert_int_equal(bl__gguf_set_value(w, "v", &value, &err), BL_ERR_ARGUMENT);
     assert_int_equal(bl__gguf_add_tensor(w, "t", 2, dims, BL_LAYOUT_F32, &err), BL_OK);
@@ -650,6 +656,11 @@ static void test_writer_refusals(void **state) {
                      BL_ERR_UNSUPPORTED);
     assert_int_equal(bl__gguf_add_tensor(w, "q", 2, dims, BL_LAYOUT_TQ2_0, &err), BL_ERR_ARGUMENT);
     assert_int_equal(bl__gguf_add_tensor(w, "d", 5, dims, BL_LAYOUT_F32, &err), BL_ERR_ARGUMENT);
+    assert_int_equal(bl__gguf_add_tensor(w,
+                                         "a name of more than sixty-three bytes, which the "
+                                         "reader of ggml would refuse",
+                                         2, dims, BL_LAYOUT_F32, &err),
+                     BL_ERR_ARGUMENT);
     dims[1] = 0;
     assert_int_equal(bl__gguf_add_tensor(w, "z", 2, dims, BL_LAYOUT_F32, &err), BL_ERR_ARGUMENT);
     assert_int_equal(bl__gguf_set_u32(w, "general.alignment", 64, &err), BL_ERR_ARGUMENT);
@@ -660,6 +671,8 @@ static void test_writer_refusals(void **state) {
     assert_int_equal(bl__gguf_writer_begin(w, file, &err), BL_OK);
     assert_int_equal(bl__gguf_writer_begin(w, file, &err), BL_ERR_ARGUMENT);
     assert_int_equal(bl__gguf_set_u32(w, "late", 1, &err), BL_ERR_ARGUMENT);
+    dims[1] = 2;
+    assert_int_equal(bl__gguf_add_tensor(w, "late", 2, dims, BL_LAYOUT_F32, &err), BL_ERR_ARGUMENT);
     assert_int_equal(bl__gguf_write_data(w, data, 33, &err), BL_ERR_ARGUMENT);
     assert_int_equal(bl__gguf_write_data(w, data, 31, &err), BL_OK);
     assert_int_equal(bl__gguf_writer_finish(w, &err), BL_ERR_ARGUMENT);

@@ -146,6 +146,25 @@ static void test_header(void **state) {
     expect("{\"__metadata__\":[]}", 0, BL_ERR_FORMAT, "__metadata__ is an array");
 }
 
+/* Brackets inside of strings are no nesting; more values than any file has are refused early. */
+static void test_json_caps(void **state) {
+    (void)state;
+    enum { N = 1 << 21 };
+    expect("{\"a\\\"[[[[{{{{\":{\"dtype\":\"U8\",\"shape\":[],\"data_offsets\":[0,1]}}", 1, BL_OK,
+           NULL);
+    expect("{\"t\":true}", 0, BL_ERR_FORMAT, "tensor 't' is a boolean");
+    expect("{\"t\":null}", 0, BL_ERR_FORMAT, "tensor 't' is null");
+    char *header = malloc(2 * (size_t)N + 16);
+    assert_non_null(header);
+    memcpy(header, "{\"t\":[", 6);
+    char *p = header + 6;
+    for (int i = 0; i < N; i++, p += 2)
+        memcpy(p, "0,", 2);
+    memcpy(p, "0]}", 4);
+    expect(header, 0, BL_ERR_LIMIT, "JSON of more than 2097152 values");
+    free(header);
+}
+
 /* A tensor named t of the given fields. */
 static void expect_tensor(const char *fields, size_t n_data, bl_status status, const char *text) {
     char header[512];
@@ -372,6 +391,7 @@ int main(void) {
         cmocka_unit_test(test_every_truncation),
         cmocka_unit_test(test_every_byte_changed),
         cmocka_unit_test(test_header),
+        cmocka_unit_test(test_json_caps),
         cmocka_unit_test(test_bad_tensors),
         cmocka_unit_test(test_single_file),
         cmocka_unit_test(test_shards),
