@@ -1,4 +1,6 @@
-/* Checkpoints into GGUF, streaming: one tensor in memory at a time. */
+/* Checkpoints into GGUF, streaming: the input is mapped, and beside it there are a few rows a
+ * thread in memory (about 4 MB a thread for rows of up to 4,096 weights), whatever the size of a
+ * tensor. */
 #ifndef BITLOOM_CONVERT_H
 #define BITLOOM_CONVERT_H
 
@@ -28,13 +30,23 @@ typedef struct bl_convert_report {
     size_t n_tensors;
     uint64_t input_bytes, output_bytes; /* tensor data read and file written */
     uint64_t n_ternary_weights;         /* weights written as -1, 0, +1 */
-    uint64_t largest_tensor_bytes;      /* bounds the memory used */
+    uint64_t largest_tensor_bytes;      /* of the input's tensors */
 } bl_convert_report;
 
 /* Converts a Hugging Face directory or a GGUF file to the GGUF file `output`, written beside it
  * and renamed when whole. params and report may be NULL.
- * Errors: whatever reading gives; BL_ERR_UNSUPPORTED by name for what would not convert exactly
- * (several scales in a tensor for i2_s, columns not divisible by the block of the type). */
+ *
+ * Ternary weights stay the same -1, 0, +1 whatever the type. Their scale is rounded where the type
+ * has less for it: to float16 in tq1_0, tq2_0 and iq1_bn, to the weights' own type in f16 and bf16.
+ * "native" is bl_t2 for matrices that are ternary with one scale a row; others stay as they are.
+ * Master weights (f32, f16, bf16) of models that quantize on loading become ternary by the rule
+ * they were trained with, arXiv 2402.17764 eq. 1-3.
+ *
+ * Errors: whatever reading gives; BL_ERR_NOT_FOUND and BL_ERR_FORMAT naming a tensor of the
+ * checkpoint; BL_ERR_UNSUPPORTED, naming the tensor and what is possible instead, for what would
+ * not convert exactly (several scales in a tensor for i2_s, columns that the type's block does not
+ * divide, weights that are not ternary, matrices of a GGUF file that f16 or bf16 would round);
+ * BL_ERR_CANCELLED. Nothing is left behind then, and an older file at `output` stays. */
 bl_status bl_convert(const char *input, const char *output, const bl_convert_params *params,
                      bl_convert_report *report, bl_error *err);
 

@@ -1,0 +1,219 @@
+/* Owns the choice of a layout for each tensor. Must not know where checkpoints keep things. */
+#include "convert/plan.h"
+
+#include <stdatomic.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/buffer.h"
+#include "base/error.h"
+
+void bl__plan_free(bl__plan *plan) {
+    bl__free(plan->tensors);
+    *plan = (bl__plan){0};
+}
+
+bl_status bl__plan_add(bl__plan *plan, bl__string name, uint32_t n_dims, const uint64_t *dims,
+                       bl__layout source, const void *data, size_t bytes, bl__plan_tensor **out,
+                       bl_error *err) {
+    if (name.len >= BL_PLAN_MAX_NAME)
+        return bl__fail(err, BL_ERR_LIMIT, "%.*s: name of %zu bytes, at most %d expected",
+                        (int)(name.len < 100 ? name.len : 100), name.data, name.len,
+                        BL_PLAN_MAX_NAME - 1);
+    if (plan->n_tensors == plan->cap) {
+        size_t cap = plan->cap ? 2 * plan->cap : 64;
+        bl__plan_tensor *grown = bl__realloc_array(plan->tensors, cap, sizeof *grown);
+        if (!grown)
+            return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a plan of %zu tensors", cap);
+        plan->tensors = grown;
+        plan->cap = cap;
+    }
+    bl__plan_tensor *tensor = &plan->tensors[plan->n_tensors++];
+    *tensor = (bl__plan_tensor){.n_dims = n_dims,
+                                .dims = {1, 1, 1, 1},
+                                .rows = 1,
+                                .source = source,
+                                .data = data,
+                                .bytes = bytes,
+                                .scale = 1,
+                                .target = source};
+    memcpy(tensor->name, name.data, name.len);
+    for (uint32_t i = 0; i < n_dims; i++)
+        tensor->dims[i] = dims[i];
+    tensor->cols = (size_t)dims[0];
+    for (uint32_t i = 1; i < n_dims; i++) /* the reader of the file has checked the product */
+        tensor->rows *= (size_t)dims[i];
+    *out = tensor;
+    return BL_OK;
+}
+
+size_t bl__plan_source_row(const bl__plan_tensor *tensor, size_t row) {
+    size_t d = tensor->head_dim;
+    if (!d)
+        return row;
+    size_t within = row % d; /* pair i of a head is made of its rows i and i + d/2 */
+    return row - within + within % 2 * (d / 2) + within / 2;
+}
+
+bl_status bl__plan_read_row(const bl__plan_tensor *tensor, size_t row, float *out, bl_error *err) {
+    size_t from = bl__plan_source_row(tensor, row);
+    const bl__layout_info *info = bl__layout_get(tensor->source);
+    if (info->ternary &&
+        !bl__layout_check_row(tensor->source, tensor->data, tensor->rows, tensor->cols, from))
+        return bl__fail(err, BL_ERR_FORMAT, "%s: row %zu: a code or scale that %s does not define",
+                        tensor->name, from, info->name);
+    bl__layout_unpack_row(tensor->source, tensor->data, tensor->rows, tensor->cols, from, out);
+    if (tensor->scale != 1)
+        for (size_t i = 0; i < tensor->cols; i++)
+            out[i] *= tensor->scale;
+    if (tensor->inverse != 0)
+        bl__ternarize(out, tensor->cols, tensor->inverse);
+    return BL_OK;
+}
+
+/* ---- What a tensor holds ---- */
+
+typedef struct survey {
+    const bl__plan_tensor *tensor;
+    float *rows;          /* float[n_stripes][cols] */
+    float *most;          /* float[n_stripes]: the magnitude a stripe saw, 0 for none */
+    atomic_bool not_rows; /* some row has several magnitudes */
+    atomic_size_t broken; /* a row that cannot be read, or SIZE_MAX */
+    atomic_bool several;  /* rows differ in their magnitude */
+} survey;
+
+/* Reads the rows part, part + n_parts, ... until one shows that the tensor is not ternary. */
+static void survey_stripe(void *context, size_t part, size_t n_parts) {
+    survey *s = context;
+    const bl__plan_tensor *t = s->tensor;
+    float *row = s->rows + part * t->cols;
+    for (size_t r = part; r < t->rows && !atomic_load(&s->not_rows); r += n_parts) {
+        float scale;
+        if (bl__plan_read_row(t, r, row, NULL)) {
+            atomic_store(&s->broken, r);
+            atomic_store(&s->not_rows, true);
+        } else if (!bl__row_is_ternary(row, t->cols, NULL, &scale)) {
+            atomic_store(&s->not_rows, true);
+        } else if (scale != 0) {
+            if (s->most[part] != 0 && s->most[part] != scale)
+                atomic_store(&s->several, true);
+            s->most[part] = scale;
+        }
+    }
+}
+
+/* Whether every row is ternary, whether rows differ in their magnitude, and the magnitude of one of
+ * them (0 when there is no weight but zeros). */
+static bl_status survey_tensor(const bl__plan_tensor *tensor, bl__pool *pool, bool *rows_ternary,
+                               bool *several, float *magnitude, bl_error *err) {
+    size_t n_stripes = bl__pool_threads(pool);
+    survey s = {.tensor = tensor};
+    float *rows = bl__malloc_array(n_stripes, (tensor->cols + 1) * sizeof *rows);
+    if (!rows)
+        return bl__fail(err, BL_ERR_MEMORY, "%s: cannot allocate rows of %zu weights", tensor->name,
+                        tensor->cols);
+    s.rows = rows;
+    s.most = rows + n_stripes * tensor->cols;
+    memset(s.most, 0, n_stripes * sizeof *s.most);
+    atomic_init(&s.broken, SIZE_MAX);
+    atomic_init(&s.not_rows, false);
+    atomic_init(&s.several, false);
+    bl__pool_run(pool, survey_stripe, &s, n_stripes);
+    float found = 0;
+    *several = s.several;
+    for (size_t i = 0; i < n_stripes; i++) {
+        *several |= found != 0 && s.most[i] != 0 && s.most[i] != found;
+        found = s.most[i] != 0 ? s.most[i] : found;
+    }
+    *rows_ternary = !s.not_rows;
+    *magnitude = found;
+    bl_status status = BL_OK;
+    if (s.broken != SIZE_MAX) /* once more, for the message */
+        status = bl__plan_read_row(tensor, s.broken, rows, err);
+    bl__free(rows);
+    return status;
+}
+
+bl_status bl__plan_is_ternary(const bl__plan_tensor *tensor, bl__pool *pool, bool *out,
+                              bl_error *err) {
+    bool several;
+    float magnitude;
+    return survey_tensor(tensor, pool, out, &several, &magnitude, err);
+}
+
+/* ---- Choosing ---- */
+
+/* Adds ", tq1_0, i2_s" for each ternary layout that a file can hold and the columns fit. */
+static void list_alternatives(const bl__plan_tensor *tensor, bool one_magnitude, bl__buffer *text) {
+    static const bl__layout choices[] = {BL_LAYOUT_I2_S, BL_LAYOUT_TQ2_0, BL_LAYOUT_TQ1_0,
+                                         BL_LAYOUT_IQ2_BN, BL_LAYOUT_IQ1_BN};
+    bl__buffer_puts(text, "native");
+    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++)
+        if (tensor->cols % bl__layout_get(choices[i])->block_cols == 0 &&
+            (one_magnitude || choices[i] != BL_LAYOUT_I2_S))
+            bl__buffer_printf(text, ", %s", bl__layout_get(choices[i])->name);
+    bl__buffer_puts(text, ", f32");
+}
+
+static bl_status fail_choice(const bl__plan_tensor *tensor, bl__layout layout, const char *why,
+                             bool one_magnitude, bl_error *err) {
+    bl__buffer text = bl__buffer_make(256);
+    list_alternatives(tensor, one_magnitude, &text);
+    bl_status status = text.failed
+                           ? bl__fail(err, BL_ERR_MEMORY, "%s: cannot allocate", tensor->name)
+                           : bl__fail(err, BL_ERR_UNSUPPORTED, "%s: %s: %s; possible here: %s",
+                                      tensor->name, bl__layout_get(layout)->name, why, text.data);
+    bl__buffer_free(&text);
+    return status;
+}
+
+static bl_status check_columns(const bl__plan_tensor *tensor, bl__layout layout, bl_error *err) {
+    char why[64];
+    uint32_t block = bl__layout_get(layout)->block_cols;
+    if (tensor->cols % block == 0)
+        return BL_OK;
+    snprintf(why, sizeof why, "%zu columns, expected a multiple of %u", tensor->cols, block);
+    return fail_choice(tensor, layout, why, true, err);
+}
+
+bl_status bl__plan_linear(bl__plan_tensor *tensor, const bl__plan_options *options, bool exact,
+                          bl__pool *pool, bl_error *err) {
+    bool rows_ternary = tensor->ternary, several = false;
+    float magnitude = tensor->tensor_scale;
+    bl__layout layout = options->native ? BL_LAYOUT_T2 : options->type;
+    bl_status status = check_columns(tensor, layout, err);
+    if (status)
+        return status;
+    tensor->linear = true;
+    /* Quantized layouts that are not ternary, such as q4_1, are not taken for ternary by chance. */
+    bl__layout s = tensor->source;
+    bool could_be = bl__layout_get(s)->ternary || s == BL_LAYOUT_F32 || s == BL_LAYOUT_F16 ||
+                    s == BL_LAYOUT_BF16;
+    if (!tensor->ternary && could_be &&
+        (status = survey_tensor(tensor, pool, &rows_ternary, &several, &magnitude, err)))
+        return status;
+    if (options->native && !rows_ternary)
+        return BL_OK; /* stays as it is */
+    if (layout == BL_LAYOUT_I2_S && (!rows_ternary || several))
+        return fail_choice(tensor, layout, "the weights do not share one scale", false, err);
+    tensor->target = layout;
+    tensor->tensor_scale = magnitude;
+    tensor->ternary = rows_ternary || bl__layout_get(layout)->ternary;
+    tensor->exact = exact && !tensor->ternary;
+    return BL_OK;
+}
+
+bl_status bl__plan_embedding(bl__plan_tensor *tensor, const bl__plan_options *options,
+                             bl_error *err) {
+    if (options->embed_as_stored)
+        return BL_OK;
+    tensor->target = options->embed_type;
+    if (tensor->cols % bl__layout_get(tensor->target)->block_cols != 0)
+        return bl__fail(err, BL_ERR_UNSUPPORTED,
+                        "%s: %s: %zu columns, expected a multiple of %u; possible here: f32, f16, "
+                        "bf16",
+                        tensor->name, bl__layout_get(tensor->target)->name, tensor->cols,
+                        bl__layout_get(tensor->target)->block_cols);
+    return BL_OK;
+}
