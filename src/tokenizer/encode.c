@@ -202,7 +202,11 @@ static size_t mark_spaces(encoder *enc, const char *text, size_t len) {
             out += BL_UTF8_SPACE_MARK_LEN;
         }
     }
-    return (size_t)(out - enc->text);
+    size_t n = (size_t)(out - enc->text);
+    /* SentencePiece trims after marking: marks that stood in the text itself go as well. */
+    while (squeeze && n && bl__utf8_ends_with_space_mark(enc->text, n))
+        n -= BL_UTF8_SPACE_MARK_LEN;
+    return n;
 }
 
 /* Where the word at the start of text ends: before a space mark that follows something else. */

@@ -153,16 +153,11 @@ static bl_status rank_scores(const bl__vocab *vocab, uint32_t **out, bl_error *e
     return BL_OK;
 }
 
-static bool ends_with_space_mark(const char *text, size_t len) {
-    return len >= BL_UTF8_SPACE_MARK_LEN &&
-           bl__utf8_is_space_mark(text + len - BL_UTF8_SPACE_MARK_LEN, BL_UTF8_SPACE_MARK_LEN);
-}
-
 /* Enters a merge and notes whether it joins a word to the space mark of the next. */
 static void add_pair(bl_tokenizer *tokenizer, token_split split, size_t left_len, uint32_t rank) {
     bl__string text = tokenizer->vocab->tokens[split.result].text;
     if (bl__utf8_is_space_mark(text.data + left_len, text.len - left_len) &&
-        !ends_with_space_mark(text.data, left_len))
+        !bl__utf8_ends_with_space_mark(text.data, left_len))
         tokenizer->split_words = false;
     bl__pair_table_add(&tokenizer->pairs, split.left, split.right, rank, split.result);
 }

@@ -123,4 +123,9 @@ static inline bool bl__utf8_is_space_mark(const char *text, size_t len) {
            memcmp(text, BL_UTF8_SPACE_MARK, BL_UTF8_SPACE_MARK_LEN) == 0;
 }
 
+static inline bool bl__utf8_ends_with_space_mark(const char *text, size_t len) {
+    return len >= BL_UTF8_SPACE_MARK_LEN &&
+           bl__utf8_is_space_mark(text + len - BL_UTF8_SPACE_MARK_LEN, BL_UTF8_SPACE_MARK_LEN);
+}
+
 #endif

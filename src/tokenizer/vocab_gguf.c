@@ -10,11 +10,13 @@
 #include "tokenizer/vocab_build.h"
 
 /* Ours, for what GGUF has no word for; other readers skip them: end tokens beyond EOS and EOT,
- * Unicode normalization, and whether words that are tokens are taken whole where the name of the
- * pre-tokenizer implies the opposite. */
+ * Unicode normalization, whether words that are tokens are taken whole where the name of the
+ * pre-tokenizer implies the opposite, and tokens that swallow white space beside them. */
 #define KEY_ENDS          "bitloom.tokenizer.end_token_ids"
 #define KEY_NFC           "bitloom.tokenizer.nfc"
 #define KEY_IGNORE_MERGES "bitloom.tokenizer.ignore_merges"
+#define KEY_LSTRIP        "bitloom.tokenizer.lstrip_token_ids"
+#define KEY_RSTRIP        "bitloom.tokenizer.rstrip_token_ids"
 
 static const bl__gguf_value *find_array(const bl__gguf *gguf, const char *key) {
     const bl__gguf_value *value = bl__gguf_find(gguf, key);
@@ -107,6 +109,33 @@ static bl_status read_id(const bl__gguf *gguf, const char *key, const bl__vocab 
     return status;
 }
 
+/* Sets of tokens that are listed under keys of ours. */
+typedef enum id_list { LIST_ENDS, LIST_LSTRIP, LIST_RSTRIP } id_list;
+static const char *const LIST_KEYS[] = {KEY_ENDS, KEY_LSTRIP, KEY_RSTRIP};
+
+static bl_status read_id_list(const bl__gguf *gguf, bl__vocab *vocab, id_list list, bl_error *err) {
+    const char *key = LIST_KEYS[list];
+    const bl__gguf_value *ids = bl__gguf_find(gguf, key);
+    if (!ids)
+        return BL_OK;
+    if (ids->type != BL_GGUF_ARRAY || ids->as.array.type != BL_GGUF_I32)
+        return bl__fail(err, BL_ERR_FORMAT, "%s: expected an array of i32", key);
+    for (size_t i = 0; i < ids->as.array.count; i++) {
+        int32_t id;
+        memcpy(&id, ids->as.array.data + 4 * i, 4);
+        if (id < 0 || (size_t)id >= vocab->n_tokens)
+            return bl__fail(err, BL_ERR_FORMAT, "%s: token %d, but there are %zu", key, id,
+                            vocab->n_tokens);
+        if (list == LIST_LSTRIP)
+            vocab->tokens[id].lstrip = true;
+        else if (list == LIST_RSTRIP)
+            vocab->tokens[id].rstrip = true;
+        else
+            (void)bl__vocab_add_end(vocab, id, key, NULL); /* in range: cannot fail */
+    }
+    return BL_OK;
+}
+
 static bl_status read_special_ids(const bl__gguf *gguf, bl__vocab *vocab, bl_error *err) {
     bl_token eot = -1, eom = -1;
     const struct {
@@ -130,14 +159,8 @@ static bl_status read_special_ids(const bl__gguf *gguf, bl__vocab *vocab, bl_err
         status = bl__vocab_add_end(vocab, eot, "tokenizer.ggml.eot_token_id", err);
     if (!status && eom >= 0)
         status = bl__vocab_add_end(vocab, eom, "tokenizer.ggml.eom_token_id", err);
-    const bl__gguf_value *ends = find_array(gguf, KEY_ENDS);
-    if (ends && ends->as.array.type != BL_GGUF_I32)
-        return bl__fail(err, BL_ERR_FORMAT, KEY_ENDS ": expected an array of i32");
-    for (size_t i = 0; ends && i < ends->as.array.count && !status; i++) {
-        int32_t id;
-        memcpy(&id, ends->as.array.data + 4 * i, 4);
-        status = bl__vocab_add_end(vocab, id, KEY_ENDS, err);
-    }
+    for (size_t list = 0; list < 3 && !status; list++)
+        status = read_id_list(gguf, vocab, (id_list)list, err);
     return status;
 }
 
@@ -330,6 +353,21 @@ static bl_status write_id(bl__gguf_writer *writer, const char *key, bl_token id,
     return id < 0 ? BL_OK : bl__gguf_set_u32(writer, key, (uint32_t)id, err);
 }
 
+/* The tokens that swallow white space on one side; nothing when there are none. */
+static bl_status write_strips(const bl__vocab *vocab, bl__gguf_writer *writer, id_list list,
+                              bl_error *err) {
+    int32_t *ids = bl__malloc_array(vocab->n_tokens, sizeof *ids);
+    if (!ids)
+        return bl__fail(err, BL_ERR_MEMORY, "vocabulary: cannot allocate %zu ids", vocab->n_tokens);
+    size_t n = 0;
+    for (size_t i = 0; i < vocab->n_tokens; i++)
+        if (list == LIST_LSTRIP ? vocab->tokens[i].lstrip : vocab->tokens[i].rstrip)
+            ids[n++] = (int32_t)i;
+    bl_status status = n ? bl__gguf_set_i32s(writer, LIST_KEYS[list], ids, n, err) : BL_OK;
+    bl__free(ids);
+    return status;
+}
+
 static bl_status write_specials(const bl__vocab *vocab, bl__gguf_writer *writer, bl_error *err) {
     bl_status status = write_id(writer, "tokenizer.ggml.bos_token_id", vocab->bos, err);
     if (!status)
@@ -346,6 +384,10 @@ static bl_status write_specials(const bl__vocab *vocab, bl__gguf_writer *writer,
     }
     if (!status && vocab->n_ends)
         status = bl__gguf_set_i32s(writer, KEY_ENDS, vocab->ends, vocab->n_ends, err);
+    if (!status)
+        status = write_strips(vocab, writer, LIST_LSTRIP, err);
+    if (!status)
+        status = write_strips(vocab, writer, LIST_RSTRIP, err);
     if (!status)
         status = bl__gguf_set_bool(writer, "tokenizer.ggml.add_bos_token", vocab->add_bos, err);
     if (!status)

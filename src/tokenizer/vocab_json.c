@@ -9,9 +9,9 @@
 #include "base/error.h"
 #include "tokenizer/hf_json.h"
 #include "tokenizer/pretokenizer.h"
+#include "tokenizer/utf8.h"
 
 static const char FILE_NAME[] = "tokenizer.json";
-#define SPACE_MARK "\xe2\x96\x81"
 /* What ByteLevel's own use_regex stands for. */
 static const char GPT2_REGEX[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
@@ -127,15 +127,15 @@ static bool marks_only_lead(const bl__vocab *vocab) {
         bl__string text = vocab->tokens[i].text;
         if (vocab->tokens[i].type != BL_TOKEN_NORMAL)
             continue;
-        for (size_t at = 1; at + 3 <= text.len; at++)
-            if (memcmp(text.data + at, SPACE_MARK, 3) == 0)
+        for (size_t at = 1; at < text.len; at++)
+            if (bl__utf8_is_space_mark(text.data + at, text.len - at))
                 return false;
     }
     return true;
 }
 
 static bl_status read_metaspace(const json_t *part, bl__vocab *vocab, bl_error *err) {
-    if (!is_text(part, "replacement", SPACE_MARK))
+    if (!is_text(part, "replacement", BL_UTF8_SPACE_MARK))
         return unsupported("pre_tokenizer: Metaspace: replacement",
                            bl__json_text(json_object_get(part, "replacement")), err);
     if (flag_is(part, "split", true, true) && !marks_only_lead(vocab))
@@ -166,9 +166,9 @@ static bl_status read_space_normalizers(const part_list *list, bl__vocab *vocab,
     for (size_t i = 0; i < list->n; i++) {
         const json_t *part = list->parts[i];
         const json_t *pattern = json_object_get(part, "pattern");
-        if (is_type(part, "Prepend") && is_text(part, "prepend", SPACE_MARK))
+        if (is_type(part, "Prepend") && is_text(part, "prepend", BL_UTF8_SPACE_MARK))
             vocab->add_space_prefix = true;
-        else if (is_type(part, "Replace") && is_text(part, "content", SPACE_MARK) &&
+        else if (is_type(part, "Replace") && is_text(part, "content", BL_UTF8_SPACE_MARK) &&
                  is_text(pattern, "String", " "))
             *escapes = true;
         else
