@@ -9,7 +9,7 @@
 #include "tokenizer/textmap.h"
 #include "tokenizer/vocab_build.h"
 
-enum { CHUNK_BYTES = 1 << 16 };
+enum { CHUNK_BYTES = 1 << 16, MAX_HOLES = 1 << 16 };
 
 /* Texts live in chunks that never move. */
 typedef struct text_chunk text_chunk;
@@ -67,6 +67,13 @@ void bl__vocab_free(bl__vocab *vocab) {
     bl__free(vocab->merges);
     bl__free(vocab->ends);
     bl__free(vocab);
+}
+
+bl_status bl__vocab_check_holes(size_t n_ids, size_t n_tokens, bl_error *err) {
+    if (n_ids > n_tokens && n_ids - n_tokens > MAX_HOLES)
+        return bl__fail(err, BL_ERR_LIMIT, "vocabulary: ids up to %zu for %zu tokens", n_ids - 1,
+                        n_tokens);
+    return BL_OK;
 }
 
 bl_status bl__vocab_create(size_t n_tokens, bl__vocab **out, bl_error *err) {
@@ -146,7 +153,10 @@ bl_status bl__vocab_set_token(bl__vocab *vocab, size_t id, bl__string text, doub
 
 bl_status bl__vocab_index(bl__vocab *vocab, bl_error *err) {
     vocab_storage *storage = storage_of(vocab);
-    bl_status status = bl__textmap_create(vocab->n_tokens, &storage->by_text, err);
+    size_t n_texts = 0;
+    for (size_t i = 0; i < vocab->n_tokens; i++)
+        n_texts += vocab->tokens[i].text.len != 0;
+    bl_status status = bl__textmap_create(n_texts, &storage->by_text, err);
     if (status)
         return status;
     for (size_t i = 0; i < vocab->n_tokens; i++) {

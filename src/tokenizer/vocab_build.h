@@ -8,6 +8,10 @@
  * BL_ERR_LIMIT above BL_VOCAB_MAX_TOKENS, BL_ERR_FORMAT for none. */
 bl_status bl__vocab_create(size_t n_tokens, bl__vocab **out, bl_error *err);
 
+/* For files that give each token its id: refuses ids 0 ... n_ids - 1 of which far more are unused
+ * than published vocabularies leave, before memory is taken for them. */
+bl_status bl__vocab_check_holes(size_t n_ids, size_t n_tokens, bl_error *err);
+
 /* Copies text[len] into the vocabulary; the copy ends with a NUL. */
 bl_status bl__vocab_keep(bl__vocab *vocab, const char *text, size_t len, const char **out,
                          bl_error *err);

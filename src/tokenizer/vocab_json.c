@@ -283,8 +283,11 @@ static bl_status count_tokens(const json_t *root, const json_t *model_vocab, siz
             count_id(id, &n_tokens, err);
     json_array_foreach(json_object_get(root, "added_tokens"), i, id) if (!status) status =
         count_id(json_object_get(id, "id"), &n_tokens, err);
+    size_t n_listed = json_array_size(json_object_get(root, "added_tokens")) +
+                      (json_is_object(model_vocab) ? json_object_size(model_vocab)
+                                                   : json_array_size(model_vocab));
     *out = n_tokens;
-    return status;
+    return status ? status : bl__vocab_check_holes(n_tokens, n_listed, err);
 }
 
 /* <0x0A> and its like. */

@@ -273,6 +273,8 @@ bl_status bl__vocab_from_sentencepiece(bl__string model, const bl__vocab_compani
     if (!status)
         status = bl__companions_count(&json, n_pieces, &n_tokens, err);
     if (!status)
+        status = bl__vocab_check_holes(n_tokens, n_pieces, err);
+    if (!status)
         status = bl__vocab_create(n_tokens, &vocab, err);
     if (status)
         goto fail;

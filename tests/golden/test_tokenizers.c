@@ -97,7 +97,7 @@ static void test_files(void **state) {
 /* Writes a vocabulary-only GGUF with rows beyond the vocabulary. */
 static void write_gguf(const char *from, const char *to) {
     bl__vocab *vocab;
-    bl__gguf_writer *writer;
+    bl__gguf_writer *writer = NULL;
     bl__outfile *file;
     bl_error err;
     if (bl__vocab_open(from, &vocab, &err) || bl__gguf_writer_create(&writer, &err) ||

@@ -282,7 +282,7 @@ static bl_status read_gguf(gguf_parts parts, bl__vocab **out, bl_error *err) {
     bl__gguf_writer *w;
     bl__outfile *file;
     bl__filemap map;
-    bl__gguf *gguf;
+    bl__gguf *gguf = NULL;
     bl__string merge = text_of(parts.merge);
     bl_status status = bl__gguf_writer_create(&w, err);
     status = status ||
