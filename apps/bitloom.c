@@ -7,7 +7,8 @@
 #include "commands.h"
 #include "terminal.h"
 
-static const command *const COMMANDS[] = {&RUN_COMMAND, &TOKENIZE_COMMAND, &INFO_COMMAND};
+static const command *const COMMANDS[] = {&RUN_COMMAND,     &CHAT_COMMAND,     &CONVERT_COMMAND,
+                                          &INSPECT_COMMAND, &TOKENIZE_COMMAND, &INFO_COMMAND};
 enum { N_COMMANDS = sizeof COMMANDS / sizeof *COMMANDS };
 
 static void print_overview(FILE *to) {
@@ -20,7 +21,8 @@ static void print_overview(FILE *to) {
           "  --version  print the version and exit\n\n"
           "EXAMPLES\n"
           "  bitloom run -p \"Once upon a time\" -n 100\n"
-          "  bitloom tokenize -m model.gguf <text.txt\n",
+          "  bitloom chat -m model.gguf\n"
+          "  bitloom convert ./hf-checkpoint -o model.gguf\n",
           to);
 }
 

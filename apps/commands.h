@@ -4,6 +4,7 @@
 
 #include "options.h"
 
-extern const command RUN_COMMAND, TOKENIZE_COMMAND, INFO_COMMAND;
+extern const command RUN_COMMAND, CHAT_COMMAND, TOKENIZE_COMMAND, CONVERT_COMMAND, INSPECT_COMMAND,
+    INFO_COMMAND;
 
 #endif

@@ -29,7 +29,7 @@ const option MODEL_OPTIONS[N_MODEL_OPTIONS] = {
 
 const option SAMPLING_OPTIONS[N_SAMPLING_OPTIONS] = {
     {'n', "n-predict", "--predict", OPTION_INTEGER, "N", SAMPLING(n_predict), -1, INT32_MAX, NULL,
-     "tokens to generate at most; -1 = until the model ends its text or the context is full "
+     "tokens to generate at most; -1 or 0 = until the model ends its text or the context is full "
      "(default 128 for run, -1 for chat)"},
     {'s', "seed", NULL, OPTION_INTEGER, "N", SAMPLING(seed), -1, 9007199254740992.0, NULL,
      "seed of the draws; -1 = a new one every time (default)"},
@@ -58,7 +58,7 @@ const option SAMPLING_OPTIONS[N_SAMPLING_OPTIONS] = {
     {0, "context-shift", NULL, OPTION_FLAG, NULL, SAMPLING(context_shift), 0, 0, NULL,
      "forget old tokens when the context is full instead of stopping"},
     {0, "keep", NULL, OPTION_INTEGER, "N", SAMPLING(keep), 0, INT32_MAX, NULL,
-     "with --context-shift: how many tokens at the start are kept (default 0)"},
+     "with --context-shift: how many tokens at the start are kept besides BOS (default 0)"},
 };
 
 model_settings default_model_settings(void) {
@@ -200,6 +200,7 @@ int engine_open(engine *e, const command *cmd, const model_settings *model,
                                      .context_shift = sampling->context_shift,
                                      .n_keep = (size_t)sampling->keep,
                                      .show_special = sampling->special};
+    e->n_keep = (size_t)sampling->keep;
     bl_error err;
     bl_session_params session = {.n_ctx = (uint32_t)model->ctx,
                                  .n_batch = (uint32_t)model->batch,
@@ -253,6 +254,11 @@ bl_status encode_prompt(const bl_tokenizer *tokenizer, const char *text, size_t 
     *ids = list;
     *n_ids = n;
     return BL_OK;
+}
+
+void keep_start(engine *e, const bl_token *ids, size_t n_ids) {
+    bl_token bos = bl_tokenizer_bos(e->tokenizer);
+    e->params.n_keep = e->n_keep + (n_ids > 0 && bos >= 0 && ids[0] == bos);
 }
 
 const char *stop_reason_text(bl_stop_reason reason) {

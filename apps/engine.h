@@ -36,6 +36,7 @@ typedef struct engine {
     bl_session *session;
     bl_sampler *sampler;
     bl_generate_params params; /* no callbacks; stops borrowed from the settings */
+    size_t n_keep;             /* as asked for; params.n_keep counts BOS too */
     uint32_t n_threads;
     uint64_t seed;
 } engine;
@@ -53,6 +54,9 @@ char *find_model(const command *cmd, const char *option_value);
  * model would append is left out, since the text is to be continued. */
 bl_status encode_prompt(const bl_tokenizer *tokenizer, const char *text, size_t len, bool add_bos,
                         bl_token **ids, size_t *n_ids, bl_error *err);
+
+/* Tells a context shift what to keep of this prompt: what was asked for and the BOS token. */
+void keep_start(engine *e, const bl_token *ids, size_t n_ids);
 
 /* "12 prompt tokens at 90.1 tok/s, ..." to stderr. */
 void print_speed(const engine *e, const bl_generate_result *result);

@@ -67,10 +67,12 @@ static int read_prompt(const run_settings *s, char **text, size_t *len) {
     return EXIT_SUCCESS;
 }
 
+enum { LONG_PROMPT = 1024 }; /* tokens from which progress is worth a line */
+
 /* What the callbacks share. */
 typedef struct writer {
     bl__buffer *kept; /* NULL: stream to stdout */
-    bool ends_line;
+    bool ends_line, shows_progress;
 } writer;
 
 static bool take_text(void *user, const char *text, size_t len) {
@@ -82,7 +84,11 @@ static bool take_text(void *user, const char *text, size_t len) {
 }
 
 static bool take_progress(void *user, size_t n_done, size_t n_prompt) {
-    (void)user, (void)n_done, (void)n_prompt;
+    const writer *w = user;
+    if (w->shows_progress && n_done < n_prompt)
+        fprintf(stderr, "\rprompt: %zu of %zu tokens", n_done, n_prompt);
+    else if (w->shows_progress)
+        fputs("\r\033[K", stderr);
     return !interrupts_seen();
 }
 
@@ -108,7 +114,9 @@ static int print_json(const engine *e, const bl_generate_result *r, const bl__bu
 /* Generates and prints; the engine is open and the prompt encoded. */
 static int generate(engine *e, const run_settings *s, const bl_token *ids, size_t n_ids) {
     bl__buffer text = bl__buffer_make((size_t)1 << 30);
-    writer w = {.kept = s->json ? &text : NULL, .ends_line = true};
+    writer w = {.kept = s->json ? &text : NULL,
+                .ends_line = true,
+                .shows_progress = !s->quiet && n_ids > LONG_PROMPT && isatty(STDERR_FILENO)};
     e->params.on_prompt = take_progress;
     bl_generate_result result;
     bl_error err;
@@ -144,6 +152,7 @@ static int run_engine(engine *e, const run_settings *s, const char *text, size_t
     if (!s->quiet && !s->json && isatty(STDOUT_FILENO) && isatty(STDERR_FILENO))
         fprintf(stderr, "%s%s%s", bold_on(STDERR_FILENO), text, style_off(STDERR_FILENO));
     interrupts_catch(2);
+    keep_start(e, ids, n_ids);
     int status = generate(e, s, ids, n_ids);
     bl_free(ids);
     return status;
