@@ -1,0 +1,114 @@
+#!/usr/bin/env bash
+# `bitloom run`: only text on standard output, the same for every kernel and thread count; prompts
+# from everywhere; pipes that close, Ctrl-C, and models that are none.
+# Arguments: the program, the project's root.
+set -euo pipefail
+
+program=$1 root=$2
+model=$(find "$root/models" -name '*.gguf' 2>/dev/null | sort | head -n 1)
+if [[ -z $model ]]; then
+    echo "SKIPPED: no model in models/"
+    exit 77
+fi
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failures=0
+fail() {
+    printf 'FAILED: %s\n' "$*" >&2
+    failures=$((failures + 1))
+}
+run() { "$program" run -m "$model" -n 24 --seed 7 "$@"; }
+prompt='It was the best of times,'
+
+# One text whatever the kernel and the number of threads.
+run -p "$prompt" >"$work/text" 2>"$work/log"
+[[ -s $work/text ]] || fail "no text"
+grep -q 'tok/s.*kernel .*seed 7; stopped: ' "$work/log" || fail "no closing line: $(cat "$work/log")"
+kernels=$("$program" info --json | python3 -c 'import json, sys; print(*json.load(sys.stdin)["kernels"])')
+for kernel in $kernels; do
+    for threads in 1 2; do
+        BITLOOM_CPU=$kernel run -p "$prompt" -t $threads 2>"$work/log" | cmp -s - "$work/text" ||
+            fail "kernel $kernel, $threads threads: another text"
+        grep -q "kernel $kernel," "$work/log" || fail "the closing line does not name $kernel"
+    done
+done
+run -p "$prompt" -b 1 -q 2>"$work/log" | cmp -s - "$work/text" || fail "batches of 1: another text"
+[[ ! -s $work/log ]] || fail "--quiet said $(cat "$work/log")"
+run -p "$prompt" --seed 8 -q | cmp -s - "$work/text" && fail "another seed, the same text"
+
+# Prompts by every way give the same text.
+printf '%s\n' "$prompt" >"$work/prompt"
+run -q -f "$work/prompt" | cmp -s - "$work/text" || fail "-f"
+run -q <"$work/prompt" | cmp -s - "$work/text" || fail "standard input"
+run -q -p - <"$work/prompt" | cmp -s - "$work/text" || fail "-p -"
+run -q -e -p 'It was\x20the best of times,' | cmp -s - "$work/text" || fail "-e"
+BITLOOM_MODEL=$model "$program" run -n 24 -s 7 -q -p "$prompt" | cmp -s - "$work/text" || fail "BITLOOM_MODEL"
+
+if compgen -G "$(dirname "$program")/../models/*.gguf" >/dev/null; then
+    env -u BITLOOM_MODEL "$program" run -n 1 -p x >/dev/null 2>"$work/log" || fail "no default model: $(cat "$work/log")"
+    grep -q '[.]gguf: ' "$work/log" || fail "the default model is not named: $(cat "$work/log")"
+fi
+
+# JSON holds the same text.
+run -p "$prompt" -q --json >"$work/json"
+python3 - "$work/json" "$work/text" <<'END' || fail "--json"
+import json, sys
+result = json.load(open(sys.argv[1]))
+assert result["text"].rstrip("\n") == open(sys.argv[2]).read().rstrip("\n")
+assert result["seed"] == 7 and result["generated_tokens"] <= 24
+END
+
+# A stop string ends the text before it.
+word=$(tr -s '[:space:]' '\n' <"$work/text" | sed -n 4p)
+run -q -p "$prompt" --stop "$word" >"$work/stopped"
+grep -qF -- "$word" "$work/stopped" && fail "the stop string $word is in the text"
+cmp -s -n "$(($(wc -c <"$work/stopped") - 1))" "$work/stopped" "$work/text" || fail "--stop changed the text"
+
+# The context: full, or shifted.
+run -p "$prompt" -n -1 --ignore-eos -c 32 >"$work/full" 2>"$work/log"
+grep -q 'stopped: context full' "$work/log" || fail "a full context: $(tail -n 1 "$work/log")"
+run -p "$prompt" -n 64 --ignore-eos -c 32 --context-shift >"$work/shifted" 2>"$work/log"
+grep -q ' 64 generated .*stopped: length' "$work/log" || fail "--context-shift: $(tail -n 1 "$work/log")"
+status=0
+run -q -p "$prompt $prompt $prompt $prompt" -c 8 >"$work/out" 2>"$work/log" || status=$?
+[[ $status -eq 1 && ! -s $work/out ]] || fail "a prompt beyond the context: status $status"
+grep -q 'expected at most 8' "$work/log" || fail "a prompt beyond the context: $(cat "$work/log")"
+
+# A reader that goes away ends the program quietly; a full disk does not go unnoticed.
+endless=(-n -1 --ignore-eos --context-shift -q)
+status=0
+run -p "$prompt" "${endless[@]}" 2>"$work/log" | head -c 10 >/dev/null || status=$?
+[[ $status -eq 141 && ! -s $work/log ]] || fail "a closed pipe: status $status, $(cat "$work/log")"
+if [[ -e /dev/full ]]; then
+    status=0
+    run -p "$prompt" -q >/dev/full 2>"$work/log" || status=$?
+    [[ $status -eq 1 && $(<"$work/log") == *'standard output'* ]] || fail "a full disk: status $status"
+fi
+
+# Ctrl-C: the closing line, status 130. (Background jobs of scripts ignore SIGINT, so Python starts it.)
+python3 - "$program" run -m "$model" -p "$prompt" "${endless[@]:0:4}" <<'END' || fail "Ctrl-C"
+import signal, subprocess, sys
+p = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                     preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
+assert p.stdout.read(20)
+p.send_signal(signal.SIGINT)
+log = p.communicate(timeout=60)[1].decode()
+assert p.returncode == 130, p.returncode
+assert "stopped: interrupted" in log, log
+END
+
+# No models.
+refused() {
+    local words=$1 status=0
+    shift
+    "$program" run -p x "$@" >"$work/out" 2>"$work/log" || status=$?
+    [[ $status -eq 1 && ! -s $work/out ]] || fail "$*: status $status"
+    grep -qF -e "$words" "$work/log" || fail "$*: said $(cat "$work/log")"
+}
+refused 'No such file' -m "$work/none.gguf"
+refused 'bitloom convert' -m "$work"
+refused "$work/prompt" -m "$work/prompt"
+head -c 100000 "$model" >"$work/cut.gguf"
+refused "$work/cut.gguf" -m "$work/cut.gguf"
+
+((failures == 0))
