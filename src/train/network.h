@@ -1,0 +1,102 @@
+/* The network as the trainer sees it: float32 master weights, their gradients, one forward and one
+ * backward pass over a batch of token rows. The graph is that of model/ (docs/model.md); weights
+ * and inputs of linears are quantized in the forward pass, and gradients pass straight through
+ * (arXiv 2310.11453 section 2.2, 2402.17764). Must not know optimizers, data or files.
+ *
+ * A network belongs to one thread at a time; it uses the pool's threads itself. Results do not
+ * depend on how many those are. Everything is allocated by bl__network_create(). */
+#ifndef BL_TRAIN_NETWORK_H
+#define BL_TRAIN_NETWORK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/pool.h"
+#include "bitloom/status.h"
+
+typedef enum bl__weight_mode {
+    BL_WEIGHTS_FLOAT,   /* nothing is quantized: the full-precision twin */
+    BL_WEIGHTS_TERNARY, /* absmean, b1.58 */
+    BL_WEIGHTS_BINARY   /* (W > mean W ? 1 : -1) x mean |W|, BitNet */
+} bl__weight_mode;
+
+/* What float products multiply in; they always add up in float32. Integer products (the forward
+ * pass of quantized linears) are exact either way. */
+typedef enum bl__precision {
+    BL_PRECISION_AUTO, /* bfloat16 where the processor multiplies it, else float32 */
+    BL_PRECISION_FLOAT32,
+    BL_PRECISION_BF16 /* refused where the processor lacks it */
+} bl__precision;
+
+typedef struct bl__network_config {
+    uint32_t n_layers, dim, ffn_dim, n_heads, n_kv_heads, head_dim, vocab, context;
+    float rope_base, norm_eps;
+    bl__weight_mode weights;
+    bl__precision precision;
+    bool relu2;     /* else SiLU */
+    bool sub_norms; /* attn_sub_norm and ffn_sub_norm */
+} bl__network_config;
+
+/* The tensors of one layer, in the order they have among the parameters. Parameter 0 is the
+ * embedding, 1 + layer * BL_PARAMS_PER_LAYER + one of these a layer's, the last the final norm.
+ * Without sub-norms those two have 0 rows. */
+enum {
+    BL_PARAM_ATTN_NORM,
+    BL_PARAM_Q,
+    BL_PARAM_K,
+    BL_PARAM_V,
+    BL_PARAM_ATTN_SUB_NORM,
+    BL_PARAM_O,
+    BL_PARAM_FFN_NORM,
+    BL_PARAM_GATE,
+    BL_PARAM_UP,
+    BL_PARAM_FFN_SUB_NORM,
+    BL_PARAM_DOWN,
+    BL_PARAMS_PER_LAYER
+};
+
+/* One parameter tensor: [rows][cols]; norms have one row. */
+typedef struct bl__param {
+    char name[64]; /* as transformers names it: "model.layers.0.self_attn.q_proj.weight" */
+    size_t rows, cols;
+    bool linear;         /* quantized in the forward pass, unless weights are BL_WEIGHTS_FLOAT */
+    bool decays;         /* a matrix or the embedding: weight decay is for it */
+    float *value, *grad; /* float[rows][cols] */
+} bl__param;
+
+typedef struct bl__network bl__network;
+
+/* Sizes and allocates everything for batches of up to n_rows rows of up to n_tokens tokens; values
+ * and gradients are zero. The pool (or NULL) is borrowed and must outlive the network.
+ * Errors: BL_ERR_ARGUMENT (a size that is 0, beyond its limit or does not fit the others),
+ * BL_ERR_UNSUPPORTED (bf16), BL_ERR_LIMIT (the sizes overflow), BL_ERR_MEMORY. */
+bl_status bl__network_create(const bl__network_config *config, size_t n_rows, size_t n_tokens,
+                             bl__pool *pool, bl__network **out, bl_error *err);
+void bl__network_free(bl__network *network);
+
+const bl__network_config *bl__network_get_config(const bl__network *network);
+size_t bl__network_bytes(const bl__network *network);
+/* "bf16 avx512bf16": what float products multiply in, and the kernels that do it. */
+const char *bl__network_compute(const bl__network *network);
+
+/* params[n]; values and gradients may be written between steps. */
+bl__param *bl__network_params(bl__network *network, size_t *n);
+
+/* Normal(0, std) weights, norms of one, from a seed: the same on every machine with the same
+ * mathematical library. */
+void bl__network_initialize(bl__network *network, float std, uint64_t seed);
+
+void bl__network_zero_gradients(bl__network *network);
+
+/* Quantizes the weights for the steps that follow; call after every change of values. */
+void bl__network_quantize(bl__network *network);
+
+/* Mean cross-entropy in nats over n_rows x n_tokens predictions: inputs, targets:
+ * int32[n_rows][n_tokens], ids below vocab; targets below 0 do not count (0 when none does).
+ * With backward, gradients of (scale x loss) are added to every param's grad. logits: NULL or
+ * float[n_tokens][vocab], that of row 0. NaN when weights or activations are not finite. */
+double bl__network_step(bl__network *network, const int32_t *inputs, const int32_t *targets,
+                        size_t n_rows, size_t n_tokens, bool backward, float scale, float *logits);
+
+#endif

@@ -1,0 +1,41 @@
+/* AdamW (arXiv 1711.05101) as PyTorch computes it, with clipping of the global gradient norm.
+ * Knows parameters as arrays with a name; must not know the network, schedules or files. */
+#ifndef BL_TRAIN_OPTIMIZER_H
+#define BL_TRAIN_OPTIMIZER_H
+
+#include "train/network.h"
+
+typedef struct bl__optimizer_config {
+    float beta1, beta2, eps; /* 0.9, 0.95, 1e-8 */
+} bl__optimizer_config;
+
+/* Moments live as long as the optimizer; a checkpoint reads and writes them in place. */
+typedef struct bl__moments {
+    float *first, *second; /* float[rows][cols] of the parameter with the same index */
+} bl__moments;
+
+typedef struct bl__optimizer bl__optimizer;
+
+/* params[n_params] and pool are borrowed; moments start at zero. BL_ERR_LIMIT, BL_ERR_MEMORY. */
+bl_status bl__optimizer_create(const bl__optimizer_config *config, bl__param *params,
+                               size_t n_params, bl__pool *pool, bl__optimizer **out, bl_error *err);
+void bl__optimizer_free(bl__optimizer *optimizer);
+
+bl__moments *bl__optimizer_moments(bl__optimizer *optimizer); /* [n_params] */
+/* Updates taken so far, which bias correction depends on. */
+uint64_t bl__optimizer_steps(const bl__optimizer *optimizer);
+void bl__optimizer_set_steps(bl__optimizer *optimizer, uint64_t steps);
+
+/* The Euclidean norm of all gradients together. */
+double bl__optimizer_gradient_norm(const bl__optimizer *optimizer);
+
+/* One update from the gradients, which are zero afterwards:
+ *     g *= min(1, max_norm / (norm + 1e-6))            max_norm 0: no clipping
+ *     w *= 1 - rate * decay                            where the parameter decays
+ *     m = beta1 m + (1 - beta1) g;  v = beta2 v + (1 - beta2) g^2
+ *     w -= rate / (1 - beta1^t) * m / (sqrt(v) / sqrt(1 - beta2^t) + eps)
+ * Returns the norm before clipping. When it is not finite, gradients are zeroed and nothing else
+ * changes. */
+double bl__optimizer_step(bl__optimizer *optimizer, double rate, double decay, double max_norm);
+
+#endif
