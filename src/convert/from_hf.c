@@ -243,6 +243,7 @@ static bl_status plan_linear(const planner *p, uint32_t layer, const char *modul
         tensor->head_dim = c->head_dim;
     if ((status = bl__plan_linear(tensor, p->options, false, p->pool, p->err)))
         return status;
+    bl__tensor_set_release(t); /* what was read to choose is read again only much later */
     if (!c->quantized || !c->use_rms_norm)
         return BL_OK;
     snprintf(hf_name, sizeof hf_name, "model.layers.%u.%s.rms_norm.weight", layer, module);
