@@ -144,22 +144,25 @@ bl_status bl__plan_is_ternary(const bl__plan_tensor *tensor, bl__pool *pool, boo
 
 /* ---- Choosing ---- */
 
-/* Adds ", tq1_0, i2_s" for each ternary layout that a file can hold and the columns fit. */
-static void list_alternatives(const bl__plan_tensor *tensor, bool one_magnitude, bl__buffer *text) {
+/* What is known of a tensor's weights when a layout does not suit it. */
+typedef enum kind { NOT_TERNARY, SEVERAL_SCALES, ONE_SCALE } kind;
+
+/* Lists the types that would do: native, f32, and for ternary weights what the columns fit. */
+static void list_alternatives(const bl__plan_tensor *tensor, kind found, bl__buffer *text) {
     static const bl__layout choices[] = {BL_LAYOUT_I2_S, BL_LAYOUT_TQ2_0, BL_LAYOUT_TQ1_0,
                                          BL_LAYOUT_IQ2_BN, BL_LAYOUT_IQ1_BN};
     bl__buffer_puts(text, "native");
-    for (size_t i = 0; i < sizeof choices / sizeof *choices; i++)
+    for (size_t i = 0; found != NOT_TERNARY && i < sizeof choices / sizeof *choices; i++)
         if (tensor->cols % bl__layout_get(choices[i])->block_cols == 0 &&
-            (one_magnitude || choices[i] != BL_LAYOUT_I2_S))
+            (found == ONE_SCALE || choices[i] != BL_LAYOUT_I2_S))
             bl__buffer_printf(text, ", %s", bl__layout_get(choices[i])->name);
     bl__buffer_puts(text, ", f32");
 }
 
 static bl_status fail_choice(const bl__plan_tensor *tensor, bl__layout layout, const char *why,
-                             bool one_magnitude, bl_error *err) {
+                             kind found, bl_error *err) {
     bl__buffer text = bl__buffer_make(256);
-    list_alternatives(tensor, one_magnitude, &text);
+    list_alternatives(tensor, found, &text);
     bl_status status = text.failed
                            ? bl__fail(err, BL_ERR_MEMORY, "%s: cannot allocate", tensor->name)
                            : bl__fail(err, BL_ERR_UNSUPPORTED, "%s: %s: %s; possible here: %s",
@@ -174,7 +177,7 @@ static bl_status check_columns(const bl__plan_tensor *tensor, bl__layout layout,
     if (tensor->cols % block == 0)
         return BL_OK;
     snprintf(why, sizeof why, "%zu columns, expected a multiple of %u", tensor->cols, block);
-    return fail_choice(tensor, layout, why, true, err);
+    return fail_choice(tensor, layout, why, ONE_SCALE, err);
 }
 
 bl_status bl__plan_linear(bl__plan_tensor *tensor, const bl__plan_options *options, bool exact,
@@ -195,8 +198,15 @@ bl_status bl__plan_linear(bl__plan_tensor *tensor, const bl__plan_options *optio
         return status;
     if (options->native && !rows_ternary)
         return BL_OK; /* stays as it is */
-    if (layout == BL_LAYOUT_I2_S && (!rows_ternary || several))
-        return fail_choice(tensor, layout, "the weights do not share one scale", false, err);
+    /* Float rows with several scales may still have one in each block of a layout: the packer will
+     * tell. */
+    if (bl__layout_get(layout)->ternary && !could_be)
+        return fail_choice(tensor, layout, "the weights are not ternary", NOT_TERNARY, err);
+    if (layout == BL_LAYOUT_I2_S && !rows_ternary)
+        return fail_choice(tensor, layout, "the weights are not ternary", NOT_TERNARY, err);
+    if (layout == BL_LAYOUT_I2_S && several)
+        return fail_choice(tensor, layout, "the weights do not share one scale", SEVERAL_SCALES,
+                           err);
     tensor->target = layout;
     tensor->tensor_scale = magnitude;
     tensor->ternary = rows_ternary || bl__layout_get(layout)->ternary;
