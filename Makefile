@@ -33,7 +33,8 @@ setup:
 build: setup
 	@tools/build.sh release
 
-run: build
+run: setup
+	@tools/build.sh release bitloom_program
 	@test -n '$(MODEL)' || { echo 'make run: no model in models/; give one with MODEL=' >&2; exit 1; }
 	build/bitloom run -m '$(MODEL)' -p '$(PROMPT)' -n $(TOKENS)
 

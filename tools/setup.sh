@@ -39,12 +39,12 @@ find_missing() {
     need libpcre2-dev has_library libpcre2-8
     need libutf8proc-dev has_library libutf8proc
     need libedit-dev has_library libedit
+    need libcmocka-dev has_library cmocka
     if [ "$set_name" = test ]; then
         need clang has_program clang
         need libclang-rt-dev has_clang_runtime
         need clang-format has_program clang-format
         need cppcheck has_program cppcheck
-        need libcmocka-dev has_library cmocka
         need python3 has_program python3
     fi
 }
