@@ -25,6 +25,7 @@ import json
 import os
 import pathlib
 import sys
+import tempfile
 
 os.environ["TORCHDYNAMO_DISABLE"] = "1"
 import numpy as np
@@ -109,6 +110,17 @@ CHECKPOINTS = {
             quantization_config=dict(quant_method="bitnet", linear_class="autobitlinear",
                                      quantization_mode="online",
                                      modules_to_not_convert=["lm_head"]))),
+    # The class of the first published ternary models (1bitLLM): other names for the sub-norms,
+    # float16 masters, no quantization_config. transformers has no such class; it is asked through
+    # its own spelling of the same model, see in_own_spelling().
+    "bitnet-1bitllm": dict(
+        seed=8, kind="masters", store=torch.float16, n_tokens=24,
+        config=dict(
+            architectures=["BitnetForCausalLM"], model_type="bitnet", hidden_size=36,
+            intermediate_size=52, num_hidden_layers=2, num_attention_heads=3,
+            num_key_value_heads=3, hidden_act="silu", rms_norm_eps=1e-5, rope_theta=10000.0,
+            rope_scaling=None, tie_word_embeddings=True, torch_dtype="float16", weight_bits=1,
+            input_bits=8)),
     # TriLM's way: float16 weights that are ternary x scale, two shards with a scale each, float
     # activations, no quantization_config.
     "llama-trilm": dict(
@@ -119,6 +131,20 @@ CHECKPOINTS = {
             num_key_value_heads=2, hidden_act="silu", rms_norm_eps=1e-5, rope_theta=10000.0,
             tie_word_embeddings=False, torch_dtype="float16")),
 }
+
+
+FIRST_NAMES = {"attn_sub_norm": "inner_attn_ln", "ffn_sub_norm": "ffn_layernorm"}
+
+
+def in_own_spelling(config, tensors):
+    """What transformers knows under its own names: itself, or the twin of a 1bitLLM checkpoint."""
+    if config["architectures"] != ["BitnetForCausalLM"]:
+        return config, tensors
+    twin = dict(CHECKPOINTS["bitnet-silu-masters"]["config"], **config)
+    twin["architectures"] = ["BitNetForCausalLM"]
+    for own, first in FIRST_NAMES.items():
+        tensors = {name.replace(first, own): tensor for name, tensor in tensors.items()}
+    return twin, tensors
 
 
 def head_size(config):
@@ -190,9 +216,11 @@ def make_tensors(spec, rng):
         for name in ["input_layernorm", "post_attention_layernorm"]:
             tensors[f"{prefix}{name}.weight"] = make_norm(rng, dim, store)
         if config["model_type"] == "bitnet":
-            tensors[prefix + "self_attn.attn_sub_norm.weight"] = make_norm(rng, dim, store)
-            tensors[prefix + "mlp.ffn_sub_norm.weight"] = make_norm(
-                rng, config["intermediate_size"], store)
+            first = config["architectures"] == ["BitnetForCausalLM"]
+            attn, ffn = FIRST_NAMES.values() if first else FIRST_NAMES
+            tensors[f"{prefix}self_attn.{attn}.weight"] = make_norm(rng, dim, store)
+            tensors[f"{prefix}mlp.{ffn}.weight"] = make_norm(rng, config["intermediate_size"],
+                                                             store)
     tensors["model.norm.weight"] = make_norm(rng, dim, store)
     if not config["tie_word_embeddings"]:
         tensors["lm_head.weight"] = torch.from_numpy(
@@ -422,22 +450,30 @@ def compare(spec, model, ids, logits, steps):
     return row_error, step_error
 
 
+def save_checkpoint(folder, config, tensors):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    save_file({k: t.contiguous() for k, t in tensors.items()}, folder / "model.safetensors",
+              metadata=dict(format="pt"))
+
+
 def make_checkpoint(name, spec):
     rng = np.random.default_rng(spec["seed"])
     tensors = make_tensors(spec, rng)
     config = dict(spec["config"], vocab_size=VOCAB, bos_token_id=0, eos_token_id=1,
                   max_position_embeddings=64)
     folder = FOLDER / name
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config, indent=1) + "\n")
+    save_checkpoint(folder, config, tensors)
     (folder / "tokenizer.json").write_text(
         json.dumps(tokenizer_json(), ensure_ascii=False, separators=(",", ":")) + "\n")
-    save_file({k: t.contiguous() for k, t in tensors.items()}, folder / "model.safetensors",
-              metadata=dict(format="pt"))
 
+    config, tensors = in_own_spelling(config, tensors)
+    spec = dict(spec, config=config)
     model = Forward64(spec, tensors)
     ids, greedy = choose_tokens(spec, model, rng)
-    logits, steps, real_greedy = run_transformers(folder, ids, ids[:N_PROMPT])
+    with tempfile.TemporaryDirectory() as twin:
+        save_checkpoint(pathlib.Path(twin), config, tensors)
+        logits, steps, real_greedy = run_transformers(twin, ids, ids[:N_PROMPT])
     assert real_greedy == greedy, (name, real_greedy, greedy)
     row_error, step_error = compare(spec, model, ids, logits, steps)
     assert row_error < 1e-4, (name, row_error)
