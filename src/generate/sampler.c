@@ -254,21 +254,29 @@ static double weigh(candidate *c, size_t n, float best, double temperature) {
     return sum;
 }
 
-/* Moves the smallest set of best candidates whose probability reaches top_p to the end of c[n], the
- * best one last; returns its size, at least 1. Pops only as many as are kept. */
-static size_t keep_top_p(candidate *c, size_t n, double total, double top_p) {
-    make_heap(c, n, true);
+/* Reduces (*c)[n] to the smallest set of best candidates whose probability reaches top_p, the best
+ * one last; returns its size, at least 1. */
+static size_t keep_top_p(candidate **c, size_t n, double total, double top_p) {
+    /* Candidates this light weigh at most (1 - top_p) of the total together, so the set is found
+     * without them. Few others are left mostly, and a heap is made of those only. */
+    double negligible = (1 - top_p) * total / (double)n;
+    candidate *heap = *c;
+    size_t n_heap = 0;
+    for (size_t i = 0; i < n; i++)
+        if (heap[i].weight > negligible)
+            heap[n_heap++] = heap[i];
+    make_heap(heap, n_heap, true);
     double sum = 0;
-    for (size_t left = n; left > 0; left--) {
-        candidate top = c[0];
-        c[0] = c[left - 1];
-        sift_down(c, left - 1, 0, true);
-        c[left - 1] = top;
+    size_t left = n_heap; /* what is popped goes to the end */
+    while (left > 0 && !(sum >= top_p * total)) {
+        candidate top = heap[0];
+        heap[0] = heap[--left];
+        sift_down(heap, left, 0, true);
+        heap[left] = top;
         sum += top.weight;
-        if (sum >= top_p * total)
-            return n - left + 1;
     }
-    return n;
+    *c = heap + left;
+    return n_heap - left;
 }
 
 static size_t keep_min_p(candidate *c, size_t n, double min_p) {
@@ -305,11 +313,8 @@ bl_token bl_sampler_sample(bl_sampler *sampler, const float *logits) {
         best = c[i].logit > best ? c[i].logit : best;
     if (p->top_p < 1 || p->min_p > 0) {
         double total = weigh(c, n, best, 1.0);
-        if (p->top_p < 1) {
-            size_t kept = keep_top_p(c, n, total, (double)p->top_p);
-            c += n - kept;
-            n = kept;
-        }
+        if (p->top_p < 1)
+            n = keep_top_p(&c, n, total, (double)p->top_p);
         if (p->min_p > 0)
             n = keep_min_p(c, n, (double)p->min_p);
     }
