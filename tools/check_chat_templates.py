@@ -76,6 +76,13 @@ def parts(*texts):
 
 
 SYSTEM = {"role": "system", "content": "You are  a helpful\nassistant. "}
+SIMPLE_TOOLS = [
+    {"type": "function", "function": {
+        "name": "get_weather", "description": "Weather of a city",
+        "parameters": {"type": "object", "required": ["city"], "properties": {
+            "city": {"type": "string", "description": "The city"},
+            "days": {"type": "integer", "description": "How many"}}}}},
+]
 TOOLS = [
     {"type": "function", "function": {
         "name": "get_weather", "description": "Weather of a \"city\" <b>now</b> & later",
@@ -154,10 +161,12 @@ def conversations():
     common = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>",
               "documents": None}
     for name, messages in chats.items():
-        for tools in (None, TOOLS):
+        for tools_name, tools in (("", None), ("+simple", SIMPLE_TOOLS), ("+tools", TOOLS)):
             for prompt in (True, False):
-                label = name + ("+tools" if tools else "") + ("+prompt" if prompt else "")
-                yield label, {**common, "messages": messages, "tools": tools,
+                label = name + tools_name + ("+prompt" if prompt else "")
+                # Some templates take their tools and the time under names of their own.
+                own = {"functions": json.dumps(tools), "datetime": "now"} if tools else {}
+                yield label, {**common, "messages": messages, "tools": tools, **own,
                               "add_generation_prompt": prompt}
     options = {
         "enable_thinking": True, "no_thinking": {"enable_thinking": False},
@@ -172,8 +181,9 @@ def conversations():
     }
     for key, value in options.items():
         extra = value if isinstance(value, dict) and key.startswith("no_") else {key: value}
-        for name in ("system_turns", "tool_call_two"):
-            yield f"{name}:{key}", {**common, "messages": chats[name], "tools": TOOLS,
+        for name in ("system_turns", "tool_call_two", "tool_call_text"):
+            tools = SIMPLE_TOOLS if name == "tool_call_text" else TOOLS
+            yield f"{name}:{key}", {**common, "messages": chats[name], "tools": tools,
                                     "add_generation_prompt": True, **extra}
     yield "bare", {"messages": HISTORY}
 

@@ -83,7 +83,7 @@ static bool call_value(jinja_run *run, const jinja_value *callee, const jinja_ar
         return bl__jinja_fail(run, BL_ERR_ARGUMENT, "'%.*s' is undefined or may not be called",
                               callee->len < 80 ? (int)callee->len : 80, callee->as.text);
     default:
-        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "a %s cannot be called",
+        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "%s cannot be called",
                               bl__jinja_type_name(callee));
     }
 }

@@ -60,7 +60,7 @@ static bool assign_target(jinja_run *run, jinja_scope *scope, const jinja_node *
             return false;
         if (space.kind != JINJA_NAMESPACE)
             return bl__jinja_fail(run, BL_ERR_ARGUMENT,
-                                  "attributes can be set on namespaces, not on a %s",
+                                  "attributes can be set on namespaces, not on %s",
                                   bl__jinja_type_name(&space));
         return bl__jinja_put(run, space.as.dict, &target->value, value);
     }

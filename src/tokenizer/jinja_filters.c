@@ -60,7 +60,8 @@ static bool filter_replace(JINJA_ARGUMENTS) {
 static bool filter_format(JINJA_ARGUMENTS) {
     JINJA_UNUSED;
     jinja_value text;
-    return bl__jinja_to_string(run, self, &text) && bl__jinja_percent_format(run, &text, all, out);
+    return bl__jinja_to_string(run, self, &text) &&
+           bl__jinja_percent_format(run, &text, all, false, out);
 }
 
 /* indent(width, first, blank): every line but the first and, unless told otherwise, blank ones. */
@@ -151,7 +152,7 @@ static bool filter_float(JINJA_ARGUMENTS) {
 }
 
 static bool fail_not_number(jinja_run *run, const char *filter, const jinja_value *self) {
-    return bl__jinja_fail(run, BL_ERR_ARGUMENT, "%s: a %s is not a number", filter,
+    return bl__jinja_fail(run, BL_ERR_ARGUMENT, "%s: %s is not a number", filter,
                           bl__jinja_type_name(self));
 }
 
@@ -232,7 +233,7 @@ static bool filter_length(JINJA_ARGUMENTS) {
     else if (self->kind == JINJA_DICT)
         n = self->as.dict->count;
     else if (self->kind != JINJA_UNDEFINED)
-        return run->status == BL_OK && bl__jinja_fail(run, BL_ERR_ARGUMENT, "length: a %s has none",
+        return run->status == BL_OK && bl__jinja_fail(run, BL_ERR_ARGUMENT, "length: %s has none",
                                                       bl__jinja_type_name(self));
     *out = bl__jinja_int((int64_t)n);
     return true;
@@ -381,7 +382,7 @@ static bool filter_items(JINJA_ARGUMENTS) {
     if (self->kind == JINJA_UNDEFINED)
         return bl__jinja_new_list(run, 0, JINJA_GENERATOR, out);
     if (self->kind != JINJA_DICT)
-        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "items: a %s is not a dict",
+        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "items: %s is not a dict",
                               bl__jinja_type_name(self));
     const jinja_builtin *items = bl__jinja_find_method(self, "items", 5);
     if (!bl__jinja_call_builtin(run, items, self, &none, out))
@@ -461,7 +462,7 @@ static bool filter_dictsort(JINJA_ARGUMENTS) {
     jinja_list *keys;
     jinja_value by = bl__jinja_literal("key"), pairs, position;
     if (self->kind != JINJA_DICT)
-        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "dictsort: a %s is not a dict",
+        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "dictsort: %s is not a dict",
                               bl__jinja_type_name(self));
     if (!bl__jinja_string_argument(run, &arg[1], "dictsort: by", &by))
         return false;

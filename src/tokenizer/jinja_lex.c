@@ -358,6 +358,7 @@ static bool lex_operator(jinja_lexer *lexer, jinja_token *out) {
         lexer->brackets--;
     }
     out->type = JINJA_T_OPERATOR;
+    out->op = (uint16_t)((unsigned char)c | (n == 2 ? (unsigned char)d << 8 : 0));
     out->text = lexer->source + lexer->at;
     out->len = n;
     advance(lexer, lexer->at + n);

@@ -28,6 +28,7 @@ typedef struct jinja_token {
     uint32_t line;
     const char *text;
     size_t len;
+    uint16_t op; /* an OPERATOR's characters, the first one low; 0 for other tokens */
     int64_t integer;
     double number;
 } jinja_token;

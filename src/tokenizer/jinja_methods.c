@@ -539,7 +539,8 @@ static const jinja_builtin loop_methods[] = {
 const jinja_builtin *bl__jinja_find_in(const jinja_builtin *table, size_t n, const char *name,
                                        size_t len) {
     for (size_t i = 0; i < n; i++)
-        if (strlen(table[i].name) == len && memcmp(table[i].name, name, len) == 0)
+        if (len > 0 && table[i].name[0] == name[0] && strlen(table[i].name) == len &&
+            memcmp(table[i].name, name, len) == 0)
             return &table[i];
     return NULL;
 }

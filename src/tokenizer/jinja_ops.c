@@ -7,8 +7,14 @@
 
 const char *bl__jinja_type_name(const jinja_value *v) {
     static const char *const names[] = {
-        "nothing", "undefined value", "none", "boolean", "integer",  "float", "string", "list",
-        "dict",    "namespace",       "loop", "macro",   "function", "method"};
+        "nothing",    "an undefined value",
+        "none",       "a boolean",
+        "an integer", "a float",
+        "a string",   "a list",
+        "a dict",     "a namespace",
+        "the loop",   "a macro",
+        "a function", "a method",
+    };
     return names[v->kind];
 }
 
@@ -180,7 +186,7 @@ bool bl__jinja_contains(jinja_run *run, const jinja_value *item, const jinja_val
     default:
         break;
     }
-    return bl__jinja_fail(run, BL_ERR_ARGUMENT, "a %s cannot be searched for a %s",
+    return bl__jinja_fail(run, BL_ERR_ARGUMENT, "%s cannot be searched for %s",
                           bl__jinja_type_name(container), bl__jinja_type_name(item));
 }
 
@@ -317,7 +323,7 @@ static bool repeat(jinja_run *run, const jinja_value *v, int64_t n, jinja_value 
     size_t count = n > 0 ? (size_t)n : 0, total;
     size_t unit = v->kind == JINJA_STRING ? v->len : v->as.list->count;
     if (!bl__mul_size(count, unit, &total) || total > run->limits.max_memory)
-        return bl__jinja_fail(run, BL_ERR_LIMIT, "a %s repeated to more than %zu bytes",
+        return bl__jinja_fail(run, BL_ERR_LIMIT, "%s repeated to more than %zu bytes",
                               bl__jinja_type_name(v), run->limits.max_memory);
     if (unit == 0)
         count = 0;
@@ -363,9 +369,11 @@ bool bl__jinja_binary(jinja_run *run, jinja_op op, const jinja_value *a, const j
         return repeat(run, b, bl__jinja_as_int(a), out);
     if (op == JINJA_MOD && a->kind == JINJA_STRING) {
         jinja_args args = {.values = b, .count = 1};
-        if (b->kind == JINJA_LIST && b->flavour == JINJA_TUPLE)
+        bool tuple = b->kind == JINJA_LIST && b->flavour == JINJA_TUPLE;
+        if (tuple)
             args = (jinja_args){.values = b->as.list->items, .count = b->as.list->count};
-        return bl__jinja_percent_format(run, a, &args, out);
+        bool container = !tuple && (b->kind == JINJA_LIST || b->kind == JINJA_DICT);
+        return bl__jinja_percent_format(run, a, &args, container, out);
     }
     return fail_types(run, names[op], a, b);
 }
@@ -413,7 +421,7 @@ bool bl__jinja_items(jinja_run *run, const jinja_value *v, jinja_list **out) {
         *out = list.as.list;
         return true;
     default:
-        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "a %s cannot be gone through",
+        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "%s cannot be gone through",
                               bl__jinja_type_name(v));
     }
 }
@@ -539,13 +547,12 @@ bool bl__jinja_get_item(jinja_run *run, const jinja_value *v, const jinja_value 
     return true;
 }
 
-/* First index and number of items of a slice of n items, as Python counts. */
-static bool slice_range(jinja_run *run, const jinja_value bounds[3], int64_t n, int64_t *start,
+/* First index, end and number of items of a slice of n items, as Python counts. */
+static bool slice_range(jinja_run *run, const jinja_value bounds[3], int64_t n, int64_t edge[2],
                         int64_t *step, size_t *count) {
-    int64_t edge[2];
     for (int i = 0; i < 3; i++)
         if (bounds[i].kind != JINJA_NONE && !bl__jinja_is_int(&bounds[i]))
-            return bl__jinja_fail(run, BL_ERR_ARGUMENT, "a slice with a %s",
+            return bl__jinja_fail(run, BL_ERR_ARGUMENT, "a slice with %s",
                                   bl__jinja_type_name(&bounds[i]));
     *step = bounds[2].kind == JINJA_NONE ? 1 : bl__jinja_as_int(&bounds[2]);
     if (*step == 0)
@@ -566,7 +573,6 @@ static bool slice_range(jinja_run *run, const jinja_value bounds[3], int64_t n, 
             at = back ? n - 1 : n;
         edge[i] = at;
     }
-    *start = edge[0];
     int64_t span = back ? edge[0] - edge[1] : edge[1] - edge[0], stride = back ? -*step : *step;
     *count = span > 0 ? (size_t)((span - 1) / stride + 1) : 0;
     return true;
@@ -574,15 +580,15 @@ static bool slice_range(jinja_run *run, const jinja_value bounds[3], int64_t n, 
 
 static bool slice_string(jinja_run *run, const jinja_value *v, const jinja_value bounds[3],
                          jinja_value *out) {
-    int64_t start, step;
+    int64_t edge[2], step;
     size_t count, n;
     if (!bl__jinja_touch(run, v->len))
         return false;
     n = bl__jinja_count_chars(v->as.text, v->len);
-    if (!slice_range(run, bounds, (int64_t)n, &start, &step, &count))
+    if (!slice_range(run, bounds, (int64_t)n, edge, &step, &count))
         return false;
     if (step == 1 || count == 0) { /* a part of the same bytes */
-        size_t begin = count ? bl__jinja_char_offset(v->as.text, v->len, (size_t)start) : 0;
+        size_t begin = count ? bl__jinja_char_offset(v->as.text, v->len, (size_t)edge[0]) : 0;
         size_t len = bl__jinja_char_offset(v->as.text + begin, v->len - begin, count);
         *out = bl__jinja_string(v->as.text + begin, len);
     } else {
@@ -591,7 +597,7 @@ static bool slice_string(jinja_run *run, const jinja_value *v, const jinja_value
         if (!split_chars(run, v, &chars) || !bl__jinja_steps(run, count))
             return false;
         for (size_t i = 0; i < count; i++) {
-            const jinja_value *c = &chars->items[start + (int64_t)i * step];
+            const jinja_value *c = &chars->items[edge[0] + (int64_t)i * step];
             if (!bl__jinja_write(run, c->as.text, c->len))
                 return false;
         }
@@ -604,7 +610,7 @@ static bool slice_string(jinja_run *run, const jinja_value *v, const jinja_value
 
 bool bl__jinja_slice(jinja_run *run, const jinja_value *v, const jinja_value bounds[3],
                      jinja_value *out) {
-    int64_t start, step;
+    int64_t edge[2], step;
     size_t count;
     if (v->kind == JINJA_UNDEFINED)
         return fail_undefined(run, v);
@@ -614,11 +620,21 @@ bool bl__jinja_slice(jinja_run *run, const jinja_value *v, const jinja_value bou
         *out = bl__jinja_undefined("slice", 5);
         return true;
     }
-    if (!slice_range(run, bounds, (int64_t)v->as.list->count, &start, &step, &count) ||
-        !bl__jinja_new_list(run, count, v->flavour == JINJA_TUPLE ? JINJA_TUPLE : JINJA_PLAIN, out))
+    const jinja_list *list = v->as.list;
+    bool range = v->flavour == JINJA_RANGE;
+    if (!slice_range(run, bounds, (int64_t)list->count, edge, &step, &count) ||
+        !bl__jinja_new_list(run, count + (range ? 3 : 0), (jinja_flavour)v->flavour, out))
         return false;
     for (size_t i = 0; i < count; i++)
-        out->as.list->items[i] = v->as.list->items[start + (int64_t)i * step];
+        out->as.list->items[i] = list->items[edge[0] + (int64_t)i * step];
     out->as.list->count = count;
+    if (range) { /* where it starts and stops, in the terms of the range that it is a slice of */
+        const jinja_value *old = list->items + list->count;
+        uint64_t from = (uint64_t)old[0].as.integer, stride = (uint64_t)old[2].as.integer;
+        jinja_value *now = out->as.list->items + count;
+        now[0] = bl__jinja_int((int64_t)(from + (uint64_t)edge[0] * stride));
+        now[1] = bl__jinja_int((int64_t)(from + (uint64_t)edge[1] * stride));
+        now[2] = bl__jinja_int((int64_t)((uint64_t)step * stride));
+    }
     return true;
 }

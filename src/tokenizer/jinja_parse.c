@@ -51,16 +51,6 @@ static const jinja_token *look_ahead(jinja_parser *p) {
     return &p->ahead;
 }
 
-static bool token_is(const jinja_token *token, jinja_token_type type, const char *text) {
-    return token->type == type && token->len == strlen(text) &&
-           memcmp(token->text, text, token->len) == 0;
-}
-bool bl__jinja_at_name(const jinja_parser *p, const char *name) {
-    return token_is(&p->token, JINJA_T_NAME, name);
-}
-bool bl__jinja_at_operator(const jinja_parser *p, const char *op) {
-    return token_is(&p->token, JINJA_T_OPERATOR, op);
-}
 bool bl__jinja_skip_name(jinja_parser *p, const char *name, bool *found) {
     *found = bl__jinja_at_name(p, name);
     return !*found || bl__jinja_next(p);
@@ -176,7 +166,7 @@ static bool parse_arguments(jinja_parser *p, jinja_node *node) {
         const jinja_token *ahead = NULL;
         if (p->token.type == JINJA_T_NAME && !(ahead = look_ahead(p)))
             return false;
-        if (ahead && token_is(ahead, JINJA_T_OPERATOR, "=")) {
+        if (ahead && ahead->op == '=') {
             jinja_node *named = bl__jinja_node(p, JINJA_N_KEYWORD);
             if (!named)
                 return false;
@@ -206,10 +196,8 @@ static bool parse_builtin_name(jinja_parser *p, jinja_node *node, bool test) {
         return false;
     node->value = bl__jinja_string(name, len);
     node->builtin = test ? bl__jinja_find_test(name, len) : bl__jinja_find_filter(name, len);
-    if (!node->builtin && !p->soft)
-        return bl__jinja_parse_fail(p, BL_ERR_UNSUPPORTED, "unknown %s '%.*s'",
-                                    test ? "test" : "filter", len < 60 ? (int)len : 60,
-                                    name) != NULL;
+    if (!node->builtin && !p->soft && !p->unknown)
+        p->unknown = node;
     return true;
 }
 
@@ -542,7 +530,7 @@ static bool skip_comparison(jinja_parser *p, int *op) {
         const jinja_token *ahead = look_ahead(p);
         if (!ahead)
             return false;
-        if (token_is(ahead, JINJA_T_NAME, "in")) {
+        if (bl__jinja_token_is_name(ahead, "in")) {
             *op = JINJA_NOT_IN;
             if (!bl__jinja_next(p))
                 return false;
@@ -600,12 +588,15 @@ static jinja_node *parse_or(jinja_parser *p) {
     return left;
 }
 
-/* An or-expression or an inline if, whose else may be absent. */
+/* An or-expression or an inline if, whose else may be absent. Only when "if" comes is it known
+ * that unknown filters before it are inside one. */
 jinja_node *bl__jinja_parse_expression(jinja_parser *p) {
     if (!bl__jinja_enter(p))
         return NULL;
+    const jinja_node *unknown = p->unknown;
     jinja_node *node = parse_or(p);
     while (node && bl__jinja_at_name(p, "if")) {
+        p->unknown = unknown;
         jinja_node *condition = bl__jinja_node(p, JINJA_N_COND);
         bool has_else, was_soft = p->soft;
         p->soft = true;

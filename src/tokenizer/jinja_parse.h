@@ -16,6 +16,7 @@ typedef struct jinja_parser {
     bool has_ahead;
     uint32_t depth, loop_depth;
     bool soft; /* inside an if: unknown filters and tests fail only when they are met */
+    const jinja_node *unknown; /* the first FILTER or TEST without a builtin outside of an if */
     uint8_t macro_flags;
     uint32_t *symbol_buckets; /* heads of the chains through hash_next */
     uint32_t symbol_capacity;
@@ -26,8 +27,17 @@ typedef struct jinja_parser {
 void *bl__jinja_parse_fail(jinja_parser *p, bl_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 bool bl__jinja_next(jinja_parser *p); /* moves to the next token */
-bool bl__jinja_at_name(const jinja_parser *p, const char *name);
-bool bl__jinja_at_operator(const jinja_parser *p, const char *op);
+static inline bool bl__jinja_token_is_name(const jinja_token *token, const char *name) {
+    return token->type == JINJA_T_NAME && token->len == strlen(name) &&
+           memcmp(token->text, name, token->len) == 0;
+}
+static inline bool bl__jinja_at_name(const jinja_parser *p, const char *name) {
+    return bl__jinja_token_is_name(&p->token, name);
+}
+/* Inline, for a parser asks this a dozen times a token: with a literal it is one comparison. */
+static inline bool bl__jinja_at_operator(const jinja_parser *p, const char *op) {
+    return p->token.op == ((unsigned char)op[0] | (unsigned char)op[1] << 8);
+}
 /* Moves past the token when it is the one named. *found says whether it was; false on failure. */
 bool bl__jinja_skip_name(jinja_parser *p, const char *name, bool *found);
 bool bl__jinja_skip_operator(jinja_parser *p, const char *op, bool *found);

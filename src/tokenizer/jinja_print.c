@@ -202,8 +202,7 @@ static bool write_json_key(jinja_run *run, const jinja_value *key, const jinja_j
     if (key->kind == JINJA_STRING)
         return write_json_string(run, key, style->ascii);
     if (key->kind < JINJA_NONE || key->kind > JINJA_FLOAT)
-        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "tojson: a %s as key",
-                              bl__jinja_type_name(key));
+        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "tojson: %s as key", bl__jinja_type_name(key));
     return write_text(run, "\"") && bl__jinja_write_json(run, key, style, 0) &&
            write_text(run, "\"");
 }
@@ -287,7 +286,7 @@ bool bl__jinja_write_json(jinja_run *run, const jinja_value *v, const jinja_json
     default:
         break;
     }
-    return bl__jinja_fail(run, BL_ERR_ARGUMENT, "tojson: a %s has no JSON form",
+    return bl__jinja_fail(run, BL_ERR_ARGUMENT, "tojson: %s has no JSON form",
                           bl__jinja_type_name(v));
 }
 
@@ -325,7 +324,7 @@ static bool percent_write(jinja_run *run, char conversion, const jinja_value *v)
 }
 
 bool bl__jinja_percent_format(jinja_run *run, const jinja_value *format, const jinja_args *args,
-                              jinja_value *out) {
+                              bool container, jinja_value *out) {
     size_t mark = run->out.len, next = 0, at = 0;
     bool by_key = false;
     while (at < format->len) {
@@ -356,8 +355,7 @@ bool bl__jinja_percent_format(jinja_run *run, const jinja_value *format, const j
         if (!percent_write(run, conversion, v ? v : &args->values[next++]))
             return false;
     }
-    bool dict = args->count == 1 && args->values->kind == JINJA_DICT;
-    if (!by_key && !dict && next < args->count)
+    if (!by_key && !container && next < args->count)
         return bl__jinja_fail(run, BL_ERR_ARGUMENT, "format: too many arguments");
     return bl__jinja_take(run, mark, out);
 }

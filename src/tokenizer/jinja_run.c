@@ -117,8 +117,7 @@ bool bl__jinja_find(jinja_run *run, const jinja_dict *dict, const jinja_value *k
                     jinja_value **found) {
     *found = NULL;
     if (key->kind == JINJA_DICT || (key->kind == JINJA_LIST && key->flavour != JINJA_TUPLE))
-        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "a %s cannot be a key",
-                              bl__jinja_type_name(key));
+        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "%s cannot be a key", bl__jinja_type_name(key));
     if (!bl__jinja_steps(run, dict->count / 4))
         return false;
     for (size_t i = 0; i < dict->count; i++) {

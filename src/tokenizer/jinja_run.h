@@ -107,7 +107,7 @@ bool bl__jinja_find(jinja_run *run, const jinja_dict *dict, const jinja_value *k
 bool bl__jinja_from_json(jinja_run *run, const json_t *json, unsigned nesting, jinja_value *out);
 
 /* jinja_ops.c: what values do. */
-const char *bl__jinja_type_name(const jinja_value *v);
+const char *bl__jinja_type_name(const jinja_value *v); /* with its article */
 bool bl__jinja_truth(const jinja_value *v);
 bool bl__jinja_equal(jinja_run *run, const jinja_value *a, const jinja_value *b, unsigned nesting,
                      bool *out);
@@ -140,9 +140,10 @@ typedef struct jinja_json_style {
 bool bl__jinja_write_json(jinja_run *run, const jinja_value *v, const jinja_json_style *style,
                           unsigned nesting);
 bool bl__jinja_write_escaped(jinja_run *run, const jinja_value *v); /* str() with HTML escapes */
-/* "..." % args and "...".format(args). */
+/* "..." % args and "...".format(args). container: the one argument is a list or dict, which need
+ * not be used. */
 bool bl__jinja_percent_format(jinja_run *run, const jinja_value *format, const jinja_args *args,
-                              jinja_value *out);
+                              bool container, jinja_value *out);
 bool bl__jinja_brace_format(jinja_run *run, const jinja_value *format, const jinja_args *args,
                             jinja_value *out);
 

@@ -341,11 +341,19 @@ static bool parse_body(jinja_parser *p, const char *ends, jinja_node **tail) {
 
 bool bl__jinja_parse_template(jinja_parser *p) {
     jinja_template *t = p->template;
-    return bl__jinja_intern(p, "loop", 4, &t->loop_symbol) &&
-           bl__jinja_intern(p, "caller", 6, &t->caller_symbol) &&
-           bl__jinja_intern(p, "varargs", 7, &t->varargs_symbol) &&
-           bl__jinja_intern(p, "kwargs", 6, &t->kwargs_symbol) && bl__jinja_next(p) &&
-           parse_body(p, NULL, &t->body);
+    if (!bl__jinja_intern(p, "loop", 4, &t->loop_symbol) ||
+        !bl__jinja_intern(p, "caller", 6, &t->caller_symbol) ||
+        !bl__jinja_intern(p, "varargs", 7, &t->varargs_symbol) ||
+        !bl__jinja_intern(p, "kwargs", 6, &t->kwargs_symbol) || !bl__jinja_next(p) ||
+        !parse_body(p, NULL, &t->body))
+        return false;
+    if (!p->unknown)
+        return true;
+    p->token.line = p->unknown->line;
+    return bl__jinja_parse_fail(p, BL_ERR_UNSUPPORTED, "unknown %s '%.*s'",
+                                p->unknown->type == JINJA_N_TEST ? "test" : "filter",
+                                p->unknown->value.len < 60 ? (int)p->unknown->value.len : 60,
+                                p->unknown->value.as.text) != NULL;
 }
 
 /* source[len] with \n for every line end and without one line end at the end. */

@@ -11,7 +11,7 @@ bool bl__jinja_int_argument(jinja_run *run, const jinja_value *v, const char *wh
     if (v->kind == JINJA_MISSING)
         return true;
     if (!bl__jinja_is_int(v))
-        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "%s is a %s, expected an integer", what,
+        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "%s is %s, expected an integer", what,
                               bl__jinja_type_name(v));
     *out = bl__jinja_as_int(v);
     return true;
@@ -22,7 +22,7 @@ bool bl__jinja_string_argument(jinja_run *run, const jinja_value *v, const char 
     if (v->kind == JINJA_MISSING)
         return true;
     if (v->kind != JINJA_STRING)
-        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "%s is a %s, expected a string", what,
+        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "%s is %s, expected a string", what,
                               bl__jinja_type_name(v));
     *out = *v;
     return true;
@@ -72,7 +72,7 @@ bool bl__jinja_change_case(jinja_run *run, const jinja_value *v, jinja_case to, 
     for (size_t i = 0; i < v->len; i += n) {
         n = bl__jinja_decode(v->as.text + i, v->len - i, &code);
         uint32_t mapped = map_case(code, to, start);
-        bool upper = to == JINJA_UPPER || (to == JINJA_TITLE_WORDS && start);
+        bool upper = to == JINJA_UPPER || to == JINJA_SWAP || (to == JINJA_TITLE_WORDS && start);
         bool ok = code == SHARP_S && upper ? bl__jinja_write(run, "SS", 2)
                                            : bl__jinja_write_char(run, mapped);
         if (!ok)

@@ -113,7 +113,7 @@ static bool test_divisible(JINJA_ARGUMENTS) {
     if (variant < 0)
         divisor = arg[0];
     if (!bl__jinja_is_number(self))
-        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "a %s is neither even nor odd",
+        return bl__jinja_fail(run, BL_ERR_ARGUMENT, "%s is neither even nor odd",
                               bl__jinja_type_name(self));
     if (!bl__jinja_binary(run, JINJA_MOD, self, &divisor, &rest))
         return false;
