@@ -315,8 +315,9 @@ static int open_talk(chat *c, const chat_settings *s, option_list *stops) {
         return EXIT_FAILURE;
     }
     if (!source) {
-        note("this model carries no chat template: turns are written plainly as User: and "
-             "Assistant:, which a model that was not trained for chats may not follow");
+        if (!s->quiet)
+            note("this model carries no chat template: turns are written plainly as User: and "
+                 "Assistant:, which a model that was not trained for chats may not follow");
         if (stops->n < OPTION_LIST_MAX)
             stops->items[stops->n++] = PLAIN_STOP;
         c->e.params.n_stops = stops->n;

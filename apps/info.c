@@ -47,6 +47,18 @@ static int print_json(void) {
     return EXIT_SUCCESS;
 }
 
+/* Whether the word is one of those separated by spaces. */
+static bool has_word(const char *words, const char *word) {
+    size_t len = strlen(word);
+    for (const char *at = words; *at; at += strspn(at, " ")) {
+        size_t n = strcspn(at, " ");
+        if (n == len && memcmp(at, word, n) == 0)
+            return true;
+        at += n;
+    }
+    return false;
+}
+
 static int run(int argc, char **argv) {
     info_settings s = {0};
     switch (options_parse(&INFO_COMMAND, argc, argv, &s, NULL)) {
@@ -65,8 +77,12 @@ static int run(int argc, char **argv) {
     printf("features        %s\n", *bl_cpu_features() ? bl_cpu_features() : "none that matter");
     printf("physical cores  %u usable\n", bl_cpu_physical_cores());
     printf("kernels         %s\n", bl_kernel_levels());
-    printf("in use          %s%s%s%s\n", bl_kernel_level(), cap ? " (BITLOOM_CPU=" : "",
-           cap ? cap : "", cap ? ")" : "");
+    printf("in use          %s", bl_kernel_level());
+    if (cap && *cap)
+        printf(has_word(bl_kernel_levels(), cap) ? " (BITLOOM_CPU=%s)"
+                                                 : " (BITLOOM_CPU=%s is not in the list above)",
+               cap);
+    putchar('\n');
     printf("line editing    %s\n", HAS_EDIT ? "libedit" : "not built in (libedit was missing)");
     return EXIT_SUCCESS;
 }

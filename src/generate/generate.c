@@ -63,8 +63,9 @@ static bl_status eval_prompt(generation *g, const bl_token *prompt, size_t n_pro
         return bl__fail(err, BL_ERR_ARGUMENT, "empty prompt in an empty session");
     if (n_prompt > n_ctx - n_past)
         return bl__fail(err, BL_ERR_CONTEXT_FULL,
-                        "prompt of %zu tokens after %zu: expected at most %zu together", n_prompt,
-                        n_past, n_ctx);
+                        "prompt of %zu tokens, expected at most %zu: the context holds %zu and "
+                        "%zu are taken",
+                        n_prompt, n_ctx - n_past, n_ctx, n_past);
     size_t part = g->params->on_prompt ? PROMPT_PART : n_prompt;
     for (size_t done = 0; done < n_prompt;) {
         size_t n = n_prompt - done < part ? n_prompt - done : part;
