@@ -1,5 +1,8 @@
 /* Owns segmentation by a unigram language model: the cut of highest total log probability, found
- * with Viterbi's algorithm (Kudo 2018, arXiv 1804.10959). Must not know files. */
+ * with Viterbi's algorithm (Kudo 2018, arXiv 1804.10959). Must not know files.
+ *
+ * Sums are double, as in the Hugging Face library and llama.cpp. SentencePiece itself adds floats,
+ * so that cuts of equal score can fall the other way there. */
 #include <float.h>
 #include <string.h>
 

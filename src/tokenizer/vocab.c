@@ -27,6 +27,8 @@ typedef struct vocab_storage {
     char *joined;      /* [2 * BL_VOCAB_MAX_TOKEN_BYTES] where merges join their halves */
 } vocab_storage;
 
+#define WIDE_BAR "\xef\xbd\x9c" /* U+FF5C */
+
 /* Texts that end a generation whatever the file says about them; as llama.cpp has them. */
 static const char *const END_TEXTS[] = {
     "<|eot_id|>",
@@ -41,8 +43,7 @@ static const char *const END_TEXTS[] = {
     "<EOT>",
     "<eos>",
     "</s>",
-    ("<\xef\xbd\x9c"
-     "end\xe2\x96\x81of\xe2\x96\x81sentence\xef\xbd\x9c>"),
+    ("<" WIDE_BAR "end\xe2\x96\x81of\xe2\x96\x81sentence" WIDE_BAR ">"),
 };
 
 static vocab_storage *storage_of(const bl__vocab *vocab) {
@@ -224,12 +225,18 @@ bl_status bl__vocab_add_end(bl__vocab *vocab, int64_t id, const char *what, bl_e
     return BL_OK;
 }
 
-/* Marks tokens by their text. One that the file calls normal is made a control token, so that it is
- * neither spelt out to the user nor taken apart in a chat template. */
+/* Marks tokens by their text. One with bars is never ordinary text: where the file calls it normal
+ * it is made a control token, so that it is neither spelt out to the user nor taken apart in a chat
+ * template. Others, such as </s>, are words of HTML in some vocabularies and mean the end only
+ * where the file sets them apart. */
 static void mark_known_ends(bl__vocab *vocab) {
     for (size_t i = 0; i < sizeof END_TEXTS / sizeof *END_TEXTS; i++) {
-        bl_token id = bl__vocab_find(vocab, END_TEXTS[i], strlen(END_TEXTS[i]));
+        const char *text = END_TEXTS[i];
+        bl_token id = bl__vocab_find(vocab, text, strlen(text));
         if (id < 0)
+            continue;
+        bool barred = text[1] == '|' || strncmp(text + 1, WIDE_BAR, strlen(WIDE_BAR)) == 0;
+        if (!barred && vocab->tokens[id].type == BL_TOKEN_NORMAL)
             continue;
         storage_of(vocab)->is_end[id] = 1;
         vocab->tokens[id].type = BL_TOKEN_CONTROL;

@@ -73,8 +73,22 @@ static void test_json_good(void **state) {
     assert_int_equal(vocab->merges[0].result, 3);
     assert_int_equal(vocab->tokens[0].type, BL_TOKEN_CONTROL);
     assert_int_equal(vocab->bos, -1);
-    assert_int_equal(vocab->n_ends, 1); /* </s>, by its text */
+    assert_int_equal(vocab->n_ends, 0); /* </s> is a word here */
+    assert_int_equal(vocab->tokens[4].type, BL_TOKEN_NORMAL);
+    bl__vocab_free(vocab);
+
+    json_parts set_apart = GOOD;
+    set_apart.added = "[{\"id\":4,\"content\":\"</s>\",\"special\":true}]";
+    vocab = expect_vocab(set_apart, NULL);
+    assert_int_equal(vocab->n_ends, 1);
     assert_int_equal(vocab->ends[0], 4);
+    bl__vocab_free(vocab);
+
+    json_parts barred = GOOD; /* never ordinary text */
+    barred.vocab = "{\"<s>\":0,\"a\":1,\"b\":2,\"ab\":3,\"<|im_end|>\":4}";
+    vocab = expect_vocab(barred, NULL);
+    assert_int_equal(vocab->n_ends, 1);
+    assert_int_equal(vocab->tokens[4].type, BL_TOKEN_CONTROL);
     bl__vocab_free(vocab);
 
     json_parts pairs = GOOD; /* the newer form of merges */
@@ -178,8 +192,8 @@ static void test_companions(void **state) {
     assert_true(vocab->add_bos);
     assert_false(vocab->add_eos);
     assert_string_equal(vocab->chat_template, "D");
-    const bl_token ends[] = {2, 3, 4};
-    assert_int_equal(vocab->n_ends, 3);
+    const bl_token ends[] = {2, 3};
+    assert_int_equal(vocab->n_ends, 2);
     assert_memory_equal(vocab->ends, ends, sizeof ends);
     bl__vocab_free(vocab);
 
