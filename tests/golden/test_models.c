@@ -69,6 +69,13 @@ static void test_checkpoint(void **state) {
         }
         golden_greedy(model, n_threads, greedy, N_PROMPT, n_greedy);
     }
+    bl_model_close(model);
+
+    /* Weights written out as float32 are the same weights. */
+    model = golden_convert(path, "f32");
+    float *again = golden_logits(model, 1, ids, n, n);
+    assert_memory_equal(again, logits, n * vocab * sizeof *logits);
+    free(again);
     free(logits);
     bl_model_close(model);
     golden_close(&figures);

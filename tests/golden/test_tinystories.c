@@ -49,6 +49,38 @@ static void test_logits(void **state) {
     golden_close(&figures);
 }
 
+/* What convert writes in other layouts holds the same weights: the logits have the same bits as
+ * those of the first layout with as many bits in its scale, and the greedy tokens are the same for
+ * all. */
+static void test_layouts(void **state) {
+    static const char *const types[2][4] = {{"native", "f32", "i2_s", "iq2_bn"},
+                                            {"f16", "tq1_0", "tq2_0", "iq1_bn"}};
+    (void)state;
+    golden_figures figures;
+    size_t n = 0, n_greedy = 0;
+    golden_open(require_asset(figures_name), &figures);
+    const bl_token *ids = golden_ids(&figures, "input_ids", &n);
+    const bl_token *greedy = golden_ids(&figures, "greedy", &n_greedy);
+    for (size_t i = 0; i < 2; i++) {
+        float *first = NULL;
+        for (size_t k = 0; k < 4; k++) {
+            bl_model *model = golden_convert(require_asset(model_name), types[i][k]);
+            float *logits = golden_logits(model, 2, ids, n, n);
+            if (first)
+                assert_memory_equal(logits, first,
+                                    n * bl_model_get_info(model)->vocab * sizeof *logits);
+            golden_greedy(model, 2, greedy, N_PROMPT, n_greedy);
+            if (first)
+                free(logits);
+            else
+                first = logits;
+            bl_model_close(model);
+        }
+        free(first);
+    }
+    golden_close(&figures);
+}
+
 /* 40 windows of BOS and 255 tokens from the first 60,000 characters of the sample; every token but
  * BOS is scored. Levels give the same bits, so one is enough. */
 static void test_perplexity(void **state) {
@@ -105,6 +137,7 @@ static int run(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_greedy),
         cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_layouts),
         cmocka_unit_test(test_perplexity),
     };
     return cmocka_run_group_tests_name("tinystories", tests, open_model, close_model);
