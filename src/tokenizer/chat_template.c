@@ -8,8 +8,7 @@
 
 enum { VARIABLES_MAX = 64 * 1024 * 1024 }; /* bytes of JSON */
 
-struct bl_chat_template;
-
+/* A bl_chat_template is a jinja_template under its public name; the type is never completed. */
 static const jinja_template *inner(const bl_chat_template *chat_template) {
     return (const jinja_template *)chat_template;
 }

@@ -137,7 +137,7 @@ bool bl__jinja_filter_chain(jinja_run *run, jinja_scope *scope, const jinja_node
 static bool eval_name(jinja_run *run, const jinja_scope *scope, const jinja_node *node,
                       jinja_value *out) {
     for (; scope; scope = scope->parent) {
-        if (!bl__jinja_steps(run, scope->count / 16))
+        if (!bl__jinja_steps(run, 1 + scope->count / 16))
             return false;
         for (uint32_t i = scope->count; i-- > 0;)
             if (scope->bindings[i].symbol == node->symbol) {

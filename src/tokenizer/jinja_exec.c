@@ -277,6 +277,8 @@ static bool bind_surplus(jinja_run *run, const jinja_macro *macro, jinja_scope *
     for (size_t i = 0; i < args->n_named; i++) {
         const jinja_value *name = &args->named[2 * i], *value = name + 1;
         const jinja_node *param = node->a;
+        if (!bl__jinja_steps(run, 1 + n_params / 4))
+            return false;
         while (param && (param->value.len != name->len ||
                          memcmp(param->value.as.text, name->as.text, name->len) != 0))
             param = param->next;
@@ -306,6 +308,8 @@ bool bl__jinja_call_macro(jinja_run *run, const jinja_macro *macro, const jinja_
     for (const jinja_node *param = macro->node->a; param; param = param->next, n_params++) {
         jinja_value v = bl__jinja_undefined(param->value.as.text, param->value.len);
         bool given = n_params < args->count;
+        if (!bl__jinja_steps(run, 1 + args->n_named / 4))
+            return false;
         if (given)
             v = args->values[n_params];
         for (size_t i = 0; i < args->n_named; i++) {

@@ -191,7 +191,8 @@ static bool filter_round(JINJA_ARGUMENTS) {
     jinja_value method = bl__jinja_literal("common");
     if (!bl__jinja_is_number(self))
         return fail_not_number(run, "round", self);
-    if (!bl__jinja_int_argument(run, &arg[0], "round: precision", &digits) ||
+    if (!bl__jinja_steps(run, JINJA_FLOAT_STEPS) ||
+        !bl__jinja_int_argument(run, &arg[0], "round: precision", &digits) ||
         !bl__jinja_string_argument(run, &arg[1], "round: method", &method))
         return false;
     double f = bl__jinja_as_float(self), scale = pow(10, (double)digits);

@@ -8,7 +8,8 @@
 #include "base/error.h"
 #include "tokenizer/jinja_run.h"
 
-enum { PARSE_DEPTH_MAX = 300, MESSAGE_MAX = 200, SYMBOL_BUCKETS = 1024, SYMBOLS_MAX = 1 << 16 };
+/* Names may all be made to fall into one bucket, so their number bounds the time too. */
+enum { PARSE_DEPTH_MAX = 300, MESSAGE_MAX = 200, SYMBOLS_MAX = 4096 };
 
 void *bl__jinja_parse_fail(jinja_parser *p, bl_status status, const char *format, ...) {
     char message[MESSAGE_MAX];
@@ -107,7 +108,7 @@ bool bl__jinja_intern(jinja_parser *p, const char *name, size_t len, uint32_t *s
     uint32_t hash = 2166136261u; /* FNV-1a */
     for (size_t i = 0; i < len; i++)
         hash = (hash ^ (unsigned char)name[i]) * 16777619u;
-    uint32_t *bucket = &p->symbol_buckets[hash % SYMBOL_BUCKETS];
+    uint32_t *bucket = &p->symbol_buckets[hash % JINJA_SYMBOL_BUCKETS];
     for (uint32_t i = *bucket; i; i = t->symbols[i - 1].hash_next) {
         const jinja_symbol *s = &t->symbols[i - 1];
         if (s->len == len && memcmp(s->name, name, len) == 0) {

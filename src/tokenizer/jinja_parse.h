@@ -6,6 +6,8 @@
 #include "tokenizer/jinja_ast.h"
 #include "tokenizer/jinja_lex.h"
 
+enum { JINJA_SYMBOL_BUCKETS = 1024 };
+
 /* The state shared by the parsers of expressions (jinja_parse.c) and statements
  * (jinja_statements.c). Functions that return a node give NULL after a failure, which is then in
  * status and err. */
@@ -18,12 +20,13 @@ typedef struct jinja_parser {
     bool soft; /* inside an if: unknown filters and tests fail only when they are met */
     const jinja_node *unknown; /* the first FILTER or TEST without a builtin outside of an if */
     uint8_t macro_flags;
-    uint32_t *symbol_buckets; /* heads of the chains through hash_next */
+    uint32_t *symbol_buckets; /* [JINJA_SYMBOL_BUCKETS] heads of the chains through hash_next */
     uint32_t symbol_capacity;
     bl_status status;
     bl_error *err;
 } jinja_parser;
 
+/* Gives NULL, always; functions that return bool end with `... != NULL`. */
 void *bl__jinja_parse_fail(jinja_parser *p, bl_status status, const char *format, ...)
     __attribute__((format(printf, 3, 4)));
 bool bl__jinja_next(jinja_parser *p); /* moves to the next token */

@@ -16,7 +16,8 @@ static bool write_int(jinja_run *run, int64_t i) {
 
 static bool write_float(jinja_run *run, double f) {
     char text[JINJA_NUMBER_MAX];
-    return bl__jinja_write(run, text, bl__jinja_format_float(f, text));
+    return bl__jinja_steps(run, JINJA_FLOAT_STEPS) &&
+           bl__jinja_write(run, text, bl__jinja_format_float(f, text));
 }
 
 static bool write_hex(jinja_run *run, const char *format, uint32_t code) {

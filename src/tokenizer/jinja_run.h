@@ -11,6 +11,10 @@
 /* Lists and dicts inside one another that are printed, compared or taken from JSON. */
 enum { JINJA_NESTING_MAX = 200, JINJA_STACK_MAX = 4096, JINJA_MAX_PARAMS = 5 };
 
+/* What printing or rounding a float costs, in steps: microseconds, where a step takes less than a
+ * tenth of one. */
+enum { JINJA_FLOAT_STEPS = 100 };
+
 typedef struct jinja_binding {
     uint32_t symbol;
     jinja_value value;

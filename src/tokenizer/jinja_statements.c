@@ -8,7 +8,6 @@
 enum {
     TEMPLATE_MAX = 1024 * 1024, /* bytes of source; published templates have up to 100 KB */
     COMPILED_MAX = 64 * 1024 * 1024,
-    SYMBOL_BUCKETS = 1024, /* as in jinja_parse.c */
 };
 
 /* Statements until a tag named in `ends` (separated by spaces), which is left at its name. At the
@@ -382,7 +381,7 @@ bl_status bl__jinja_compile(const char *source, size_t len, jinja_template **out
     template->pool = bl__jinja_pool_make(COMPILED_MAX);
     size_t text_len;
     char *text = normalize_lines(&template->pool, source, len, &text_len);
-    buckets = bl__calloc(SYMBOL_BUCKETS, sizeof *buckets);
+    buckets = bl__calloc(JINJA_SYMBOL_BUCKETS, sizeof *buckets);
     if (!text || !buckets) {
         bl__fail(err, BL_ERR_MEMORY, "chat template: out of memory");
         goto fail;
