@@ -20,7 +20,7 @@ typedef struct bl_convert_params {
     const char *embed_type; /* layout of embedding and head: NULL = as stored, "f32", "f16", "bf16",
                                "q8_0" */
     uint32_t n_threads;     /* 0 = all physical cores */
-    /* Called after each tensor; returns false to cancel. May be NULL. */
+    /* Called every few megabytes; returns false to cancel. May be NULL. */
     bool (*progress)(void *user, size_t tensors_done, size_t n_tensors, uint64_t bytes_done,
                      uint64_t n_bytes);
     void *user;

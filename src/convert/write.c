@@ -28,6 +28,22 @@ typedef struct job {
     batch *batches;
 } job;
 
+/* How far a conversion has come. */
+typedef struct progress {
+    const bl_convert_params *params;
+    size_t tensors_done, n_tensors;
+    uint64_t bytes_done, n_bytes;
+} progress;
+
+/* Counts bytes of input that are dealt with, and lets the caller cancel. */
+static bl_status advance(progress *p, const bl__plan_tensor *t, uint64_t bytes, bl_error *err) {
+    p->bytes_done += bytes;
+    if (p->params->progress && !p->params->progress(p->params->user, p->tensors_done, p->n_tensors,
+                                                    p->bytes_done, p->n_bytes))
+        return bl__fail(err, BL_ERR_CANCELLED, "conversion cancelled at %s", t->name);
+    return BL_OK;
+}
+
 static size_t rows_of(const job *j, size_t index) {
     size_t left = j->tensor->rows - j->first_row - index * j->batch_rows;
     return left < j->batch_rows ? left : j->batch_rows;
@@ -129,7 +145,7 @@ static bl_status write_batches(const job *j, size_t n, bl__gguf_writer *writer, 
 }
 
 static bl_status pack_tensor(const bl__plan_tensor *tensor, bl__gguf_writer *writer, bl__pool *pool,
-                             bl_error *err) {
+                             progress *p, bl_error *err) {
     size_t rows = BATCH_WEIGHTS / (tensor->cols ? tensor->cols : 1);
     rows = (rows < BATCH_ROWS ? BATCH_ROWS : rows) / BATCH_ROWS * BATCH_ROWS;
     job j = {.tensor = tensor, .batch_rows = rows < tensor->rows ? rows : tensor->rows};
@@ -142,39 +158,43 @@ static bl_status pack_tensor(const bl__plan_tensor *tensor, bl__gguf_writer *wri
         j.first_row = done * j.batch_rows;
         bl__pool_run(pool, pack_batch, &j, n);
         status = write_batches(&j, n, writer, err);
+        size_t end = done + n < n_all ? (done + n) * j.batch_rows : tensor->rows;
+        uint64_t before = tensor->bytes / tensor->rows * j.first_row;
+        uint64_t after = end < tensor->rows ? tensor->bytes / tensor->rows * end : tensor->bytes;
+        status = status ? status : advance(p, tensor, after - before, err);
     }
     free_batches(j.batches, n_at_once);
     return status;
 }
 
-static bl_status copy_tensor(const bl__plan_tensor *tensor, bl__gguf_writer *writer,
+static bl_status copy_tensor(const bl__plan_tensor *tensor, bl__gguf_writer *writer, progress *p,
                              bl_error *err) {
     bl_status status = BL_OK;
     for (size_t done = 0, n; done < tensor->bytes && !status; done += n) {
         n = tensor->bytes - done < COPY_BYTES ? tensor->bytes - done : COPY_BYTES;
         status = bl__gguf_write_data(writer, tensor->data + done, n, err);
+        status = status ? status : advance(p, tensor, n, err);
     }
     return status;
 }
 
 bl_status bl__plan_write(const bl__plan *plan, bl__gguf_writer *writer, bl__pool *pool,
                          const bl_convert_params *params, bl_error *err) {
-    uint64_t n_bytes = 0, bytes_done = 0;
+    progress p = {.params = params, .n_tensors = plan->n_tensors};
     for (size_t i = 0; i < plan->n_tensors; i++)
-        n_bytes += plan->tensors[i].bytes;
+        p.n_bytes += plan->tensors[i].bytes;
     for (size_t i = 0; i < plan->n_tensors; i++) {
         const bl__plan_tensor *t = &plan->tensors[i];
         bool as_it_is = t->source == t->target && !t->head_dim && t->scale == 1 && t->inverse == 0;
         bl_status status =
-            as_it_is ? copy_tensor(t, writer, err) : pack_tensor(t, writer, pool, err);
+            as_it_is ? copy_tensor(t, writer, &p, err) : pack_tensor(t, writer, pool, &p, err);
         if (status)
             return status;
         if (plan->release)
             plan->release(t);
-        bytes_done += t->bytes;
-        if (params->progress &&
-            !params->progress(params->user, i + 1, plan->n_tensors, bytes_done, n_bytes))
-            return bl__fail(err, BL_ERR_CANCELLED, "conversion cancelled after %s", t->name);
+        p.tensors_done++;
+        if ((status = advance(&p, t, 0, err)))
+            return status;
     }
     return BL_OK;
 }

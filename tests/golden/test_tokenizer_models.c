@@ -33,7 +33,7 @@ static void test_whole_texts(void **state) {
     (void)state;
     for (size_t i = 0; i < sizeof FIGURES / sizeof *FIGURES; i++) {
         char name[128], *text;
-        size_t len, n;
+        size_t len, n = 0;
         bl_tokenizer *tokenizer;
         bl_token *ids;
         bl_error err;
@@ -63,8 +63,8 @@ static void test_prompt(void **state) {
     static const bl_token expected[] = {1,   403, 407, 261, 378, 432, 383, 286,
                                         261, 376, 298, 315, 421, 395, 317, 426};
     bl_tokenizer *tokenizer;
-    bl_token *ids;
-    size_t n;
+    bl_token *ids = NULL;
+    size_t n = 0;
     bl_error err;
     if (bl_tokenizer_open(require_asset("models/tinystories-3m-hf"), &tokenizer, &err) ||
         bl_tokenizer_encode(tokenizer, prompt, strlen(prompt), BL_TOKENIZE_EXTRA, &ids, &n, &err))
