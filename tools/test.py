@@ -22,7 +22,7 @@ FUZZ_SECONDS = int(os.environ.get("BITLOOM_FUZZ_SECONDS") or 30)
 FUZZERS_AT_ONCE = 2
 CLANG_FORMAT_VERSION = "14."  # other versions lay some lines out otherwise
 SANITIZER_OPTIONS = {
-    "ASAN_OPTIONS": "detect_leaks=1:allocator_may_return_null=1:strict_string_checks=1",
+    "ASAN_OPTIONS": "detect_leaks=1:allocator_may_return_null=1",
     "UBSAN_OPTIONS": "print_stacktrace=1",
 }
 

@@ -9,6 +9,7 @@ if [[ -z $model ]]; then
     echo "SKIPPED: no model in models/"
     exit 77
 fi
+command -v python3 >/dev/null || { echo "SKIPPED: no python3"; exit 77; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -19,6 +20,13 @@ END
 
 XDG_STATE_HOME=$work/state python3 - "$program" "$model" "$work" <<'END'
 import json, os, pty, select, subprocess, sys, time
+
+try:
+    for fd in pty.openpty():
+        os.close(fd)
+except OSError as problem:
+    print(f"SKIPPED: no terminal for the test: {problem}")
+    sys.exit(77)
 
 program, model, work = sys.argv[1:]
 TIMEOUT = 60

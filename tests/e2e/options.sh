@@ -5,6 +5,7 @@
 set -euo pipefail
 
 program=$1 root=$2
+command -v python3 >/dev/null || { echo "SKIPPED: no python3"; exit 77; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failures=0

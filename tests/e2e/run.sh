@@ -10,6 +10,7 @@ if [[ -z $model ]]; then
     echo "SKIPPED: no model in models/"
     exit 77
 fi
+command -v python3 >/dev/null || { echo "SKIPPED: no python3"; exit 77; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failures=0
