@@ -35,7 +35,7 @@ static void test_whole_texts(void **state) {
         char name[128], *text;
         size_t len, n = 0;
         bl_tokenizer *tokenizer;
-        bl_token *ids;
+        bl_token *ids = NULL;
         bl_error err;
         snprintf(name, sizeof name, "models/%s", FIGURES[i].model);
         if (bl_tokenizer_open(require_asset(name), &tokenizer, &err))
