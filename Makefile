@@ -21,7 +21,7 @@ help:
 	@echo 'make install     to PREFIX (/usr/local), below DESTDIR when given'
 	@echo 'make bench       times kernels and models on this machine'
 	@echo 'make test-quick  gcc, the suite and the source checks only'
-	@echo 'make test-all    make test with ten minutes per fuzz target, and ThreadSanitizer'
+	@echo 'make test-all    make test with ten minutes per fuzz target, ThreadSanitizer, SmolLM2'
 	@echo 'make format      clang-format all sources      make lint   source checks and cppcheck'
 	@echo 'make asan | tsan | msan | coverage             the suite under that build'
 	@echo 'make fuzz        fuzz targets, BITLOOM_FUZZ_SECONDS each (30)'
@@ -49,7 +49,8 @@ test-quick:
 test-all:
 	@tools/setup.sh test
 	@$(MAKE) --no-print-directory tsan
-	@BITLOOM_FUZZ_SECONDS=$${BITLOOM_FUZZ_SECONDS:-600} tools/test.py
+	@export BITLOOM_SMOLLM2="$$(tools/fetch_smollm2.sh build/assets || true)"; \
+	    BITLOOM_FUZZ_SECONDS=$${BITLOOM_FUZZ_SECONDS:-600} tools/test.py
 
 bench: build
 	@for b in build/tests/kernels_*; do [ ! -x "$$b" ] || "$$b" --bench || exit 1; done
