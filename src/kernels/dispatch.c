@@ -12,32 +12,38 @@
 typedef struct level {
     const char *name;
     uint32_t needs;
-    void (*fill)(
-        bl__kernels *table); /* overrides what it improves; NULL = nothing of its own yet */
+    /* Override what it improves; NULL: nothing of its own yet. */
+    void (*fill)(bl__kernels *table);
+    void (*fill_train)(bl__train_kernels *table);
 } level;
 
 /* Lowest first. A level without kernels of its own still works as a cap. */
 static const level levels[] = {
-    {"ref", 0, bl__kernels_fill_ref},
+    {"ref", 0, bl__kernels_fill_ref, bl__train_fill_ref},
 #if defined(__x86_64__)
-    {"avx2", BL_CPU_AVX2 | BL_CPU_FMA | BL_CPU_F16C, bl__kernels_fill_avx2},
-    {"avxvnni", BL_CPU_AVXVNNI | BL_CPU_AVX2, NULL},
-    {"avx512", BL_CPU_AVX512F | BL_CPU_AVX512BW | BL_CPU_AVX512DQ | BL_CPU_AVX512VL, NULL},
+    {"avx2", BL_CPU_AVX2 | BL_CPU_FMA | BL_CPU_F16C, bl__kernels_fill_avx2, bl__train_fill_avx2},
+    {"avxvnni", BL_CPU_AVXVNNI | BL_CPU_AVX2, NULL, NULL},
+    {"avx512", BL_CPU_AVX512F | BL_CPU_AVX512BW | BL_CPU_AVX512DQ | BL_CPU_AVX512VL, NULL, NULL},
     {"avx512vnni",
      BL_CPU_AVX2 | BL_CPU_FMA | BL_CPU_F16C | BL_CPU_AVX512F | BL_CPU_AVX512BW | BL_CPU_AVX512DQ |
          BL_CPU_AVX512VL | BL_CPU_AVX512VNNI,
-     bl__kernels_fill_avx512vnni},
-    {"amx", BL_CPU_AMX_INT8, NULL},
+     bl__kernels_fill_avx512vnni, bl__train_fill_avx512vnni},
+    {"avx512bf16",
+     BL_CPU_AVX2 | BL_CPU_FMA | BL_CPU_F16C | BL_CPU_AVX512F | BL_CPU_AVX512BW | BL_CPU_AVX512DQ |
+         BL_CPU_AVX512VL | BL_CPU_AVX512VNNI | BL_CPU_AVX512BF16,
+     NULL, bl__train_fill_avx512bf16},
+    {"amx", BL_CPU_AMX_INT8, NULL, NULL},
 #elif defined(__aarch64__)
-    {"neon", BL_CPU_NEON, NULL},
-    {"dotprod", BL_CPU_DOTPROD, NULL},
-    {"i8mm", BL_CPU_I8MM, NULL},
+    {"neon", BL_CPU_NEON, NULL, NULL},
+    {"dotprod", BL_CPU_DOTPROD, NULL, NULL},
+    {"i8mm", BL_CPU_I8MM, NULL, NULL},
 #endif
 };
 enum { N_LEVELS = sizeof levels / sizeof levels[0] };
 
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bl__kernels chosen;
+static bl__train_kernels chosen_train;
 static char level_names[128];
 
 static bool can_run(const level *l) {
@@ -53,6 +59,14 @@ static void build(size_t last, bl__kernels *table) {
         }
 }
 
+static void build_train(size_t last, bl__train_kernels *table) {
+    for (size_t i = 0; i <= last; i++)
+        if (levels[i].fill_train && can_run(&levels[i])) {
+            levels[i].fill_train(table);
+            table->level = levels[i].name;
+        }
+}
+
 /* The index of the cap that BITLOOM_CPU names; the top when it is unset or unknown. */
 static size_t user_cap(void) {
     const char *name = getenv("BITLOOM_CPU");
@@ -64,6 +78,7 @@ static size_t user_cap(void) {
 
 static void choose(void) {
     build(user_cap(), &chosen);
+    build_train(user_cap(), &chosen_train);
     size_t at = 0;
     for (size_t i = 0; i < N_LEVELS; i++)
         if (levels[i].fill && can_run(&levels[i]))
@@ -80,6 +95,20 @@ bool bl__kernels_for(const char *name, bl__kernels *out) {
     for (size_t i = 0; i < N_LEVELS; i++)
         if (strcmp(levels[i].name, name) == 0 && levels[i].fill && can_run(&levels[i])) {
             build(i, out);
+            return true;
+        }
+    return false;
+}
+
+const bl__train_kernels *bl__train_kernels_get(void) {
+    pthread_once(&once, choose);
+    return &chosen_train;
+}
+
+bool bl__train_kernels_for(const char *name, bl__train_kernels *out) {
+    for (size_t i = 0; i < N_LEVELS; i++)
+        if (strcmp(levels[i].name, name) == 0 && levels[i].fill_train && can_run(&levels[i])) {
+            build_train(i, out);
             return true;
         }
     return false;

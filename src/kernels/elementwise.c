@@ -2,7 +2,7 @@
  * except through the table: contraction is off, so each line rounds exactly as it reads. */
 #include <math.h>
 
-#include "base/half.h"
+#include "kernels/exp.h"
 #include "kernels/kernels.h"
 
 /* Folds lanes in halves: the order that every float sum in the library ends with. */
@@ -26,25 +26,8 @@ void bl__rms_norm(const bl__kernels *kernels, const float *x, const float *weigh
             out[i] = x[i] * factor;
 }
 
-/* 2^k * p(r) with k = round(x / ln 2), r = x - k ln 2 (ln 2 in two parts), p the Taylor polynomial
- * of degree 7: |r| <= 0.35 leaves an error below 1e-8 of the result. */
 float bl__exp(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    x = x > 88.0f ? 88.0f : x;
-    float k = x * 1.44269504f + 12582912.0f; /* the sum's low bits are the rounded integer */
-    uint32_t k_bits = bl__f32_bits(k);
-    k -= 12582912.0f;
-    float r = x - k * 0.693359375f;
-    r = r + k * 2.12194440e-4f;
-    float p = 1.98412698e-4f;
-    p = p * r + 1.38888889e-3f;
-    p = p * r + 8.33333333e-3f;
-    p = p * r + 4.16666667e-2f;
-    p = p * r + 1.66666667e-1f;
-    p = p * r + 0.5f;
-    p = p * r + 1.0f;
-    p = p * r + 1.0f;
-    return p * bl__bits_f32((k_bits << 23) + 0x3f800000u);
+    return exp_inline(x);
 }
 
 void bl__softmax(float *scores, size_t n) {
@@ -55,12 +38,12 @@ void bl__softmax(float *scores, size_t n) {
     size_t i = 0;
     for (; i + BL_LANES <= n; i += BL_LANES)
         for (size_t l = 0; l < BL_LANES; l++) {
-            float e = bl__exp(scores[i + l] - max);
+            float e = exp_inline(scores[i + l] - max);
             scores[i + l] = e;
             lanes[l] += e;
         }
     for (size_t l = 0; i < n; i++, l++) {
-        scores[i] = bl__exp(scores[i] - max);
+        scores[i] = exp_inline(scores[i] - max);
         lanes[l] += scores[i];
     }
     float sum = fold(lanes);
@@ -70,7 +53,7 @@ void bl__softmax(float *scores, size_t n) {
 
 void bl__silu_mul(float *gate, const float *up, size_t n) {
     for (size_t i = 0; i < n; i++)
-        gate[i] = gate[i] / (1.0f + bl__exp(-gate[i])) * up[i];
+        gate[i] = gate[i] / (1.0f + exp_inline(-gate[i])) * up[i];
 }
 
 void bl__relu2_mul(float *gate, const float *up, size_t n) {

@@ -1,0 +1,105 @@
+/* Kernels of training: dense float products and the element-wise loops of the backward pass, one
+ * table a level as in kernels.h.
+ *
+ * Contract:
+ *   - A float32 product adds its terms to each element of C one after the other, in the order of
+ *     k, by fused multiply-adds: the same bits on every machine, however k is cut.
+ *   - A bfloat16 product rounds its operands to bfloat16 (half to even) while packing and adds in
+ *     float32, two terms at a time. A processor may round differently inside a pair and may take
+ *     subnormals for zero; |error| <= 2^-22 * sum |a b| per pair added.
+ *   - The loops are the same plain C compiled for each level, without contraction: the same bits.
+ */
+#ifndef BL_KERNELS_TRAIN_KERNELS_H
+#define BL_KERNELS_TRAIN_KERNELS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* C[m][n] = A[m][k] B[k][n], or C += A B. A unit is 4 bytes: `group` (1 float32, 2 bfloat16)
+ * values that follow each other in k; the last one is filled up with zeros.
+ *
+ *     rows:    unit[m][ceil(k/group)], a row at a time     the A operand
+ *     panels:  unit[ceil(n/panel)][ceil(k/group)][panel]   the B operand, columns past n zero; and
+ *                                                          one panel of M[k][m] is A = M^T as well
+ */
+typedef struct bl__gemm {
+    const char *name; /* "bf16 avx512bf16" */
+    size_t group, panel;
+
+    /* out: unit[ceil(k/group)] = x[k] * scale. */
+    void (*pack_row)(const float *x, size_t k, float scale, void *out);
+
+    /* b[k][n], ldb values apart, row i times scale[i] (NULL: ones), into panels that start
+     * panel_bytes apart. A matrix may be packed in pieces of k, each but the last a multiple of
+     * group, the next ceil(k/group) * panel units further on. */
+    void (*pack_panels)(const float *b, size_t ldb, size_t k, size_t n, const float *scale,
+                        void *out, size_t panel_bytes);
+    /* The same from int8, exact, without scales. */
+    void (*pack_panels_i8)(const int8_t *b, size_t ldb, size_t k, size_t n, void *out,
+                           size_t panel_bytes);
+    /* The same from the transposed matrix b[n][k]; one whole k. */
+    void (*pack_panels_t)(const float *b, size_t ldb, size_t k, size_t n, void *out,
+                          size_t panel_bytes);
+
+    /* One panel: c[m][n], ldc apart, n <= panel. Unit g of row i of A lies at
+     * a + i * a_row + g * a_unit (bytes); n_units = ceil(k/group). */
+    void (*multiply)(const void *a, size_t a_row, size_t a_unit, const void *b, size_t n_units,
+                     float *c, size_t ldc, size_t m, size_t n, bool accumulate);
+} bl__gemm;
+
+/* The factors of one AdamW update; see train/optimizer.h. */
+typedef struct bl__adamw_step {
+    float clip;                          /* on gradients */
+    float keep;                          /* 1 - rate * decay, on weights */
+    float beta1_rest, beta2, beta2_rest; /* rest: 1 - beta */
+    float rate;                          /* over the first moment's bias correction */
+    float root;                          /* of the second moment's */
+    float eps;
+} bl__adamw_step;
+
+typedef struct bl__train_kernels {
+    const char *level;
+    bl__gemm float32, bf16;
+    bool native_bf16; /* the processor multiplies bfloat16: bf16 is faster than float32 */
+
+    /* max x[n]; n >= 1. */
+    float (*max)(const float *x, size_t n);
+    /* Sum of x[n]^2, in double, 16 lanes. */
+    double (*sum_squares)(const float *x, size_t n);
+    /* sum a[n] b[n], in lanes. */
+    float (*dot)(const float *a, const float *b, size_t n);
+    /* out[n] = exp(x * scale - minus); returns their sum, in lanes. */
+    float (*exp_scaled)(const float *x, size_t n, float scale, float minus, float *out);
+    /* ds[n] = p * (dp - d) * scale, into dp. */
+    void (*softmax_backward)(const float *p, float *dp, size_t n, float d, float scale);
+    /* x[n] *= factor. */
+    void (*scale)(float *x, size_t n, float factor);
+    /* x[n] += y. */
+    void (*add)(float *x, const float *y, size_t n);
+    /* out[n] = x * rstd * w. */
+    void (*norm_apply)(const float *x, const float *w, float rstd, size_t n, float *out);
+    /* With y = x * rstd * w, rstd = 1 / sqrt(mean x^2 + eps):
+     * dx[n] (+)= its gradient, dw[n] += dy * x * rstd. */
+    void (*norm_backward)(const float *dy, const float *x, const float *w, float rstd, size_t n,
+                          bool accumulate, float *dx, float *dw);
+    /* out[n] = act(gate) * up; act = relu^2 or SiLU. */
+    void (*relu2_glu)(const float *gate, const float *up, size_t n, float *out);
+    void (*silu_glu)(const float *gate, const float *up, size_t n, float *out);
+    /* The gradients of these, from d[n]. */
+    void (*relu2_glu_backward)(const float *d, const float *gate, const float *up, size_t n,
+                               float *dgate, float *dup);
+    void (*silu_glu_backward)(const float *d, const float *gate, const float *up, size_t n,
+                              float *dgate, float *dup);
+    /* Rotates x[2 * half] as halves by cosines c[half] and sines s[half]; sign -1 turns back. */
+    void (*rope)(float *x, size_t half, const float *c, const float *s, float sign);
+    /* One update of w[n]; g is zero afterwards. */
+    void (*adamw)(float *w, float *g, float *m, float *v, size_t n, const bl__adamw_step *step);
+} bl__train_kernels;
+
+/* The table for this machine, capped by the environment variable BITLOOM_CPU; built once. */
+const bl__train_kernels *bl__train_kernels_get(void);
+/* That of one level by name; false when it is not compiled in or cannot run here. */
+bool bl__train_kernels_for(const char *level, bl__train_kernels *out);
+
+#endif

@@ -1,0 +1,309 @@
+/* Private to kernels/: the loops of train_kernels.h as plain C, included by one file a level and
+ * compiled there for its instruction set. Contraction is off, sums have lanes: the same bits. */
+#ifndef BL_KERNELS_TRAIN_LOOPS_H
+#define BL_KERNELS_TRAIN_LOOPS_H
+
+#include <math.h>
+#include <string.h>
+
+#include "kernels/exp.h"
+#include "kernels/kernels.h"
+#include "kernels/train_kernels.h"
+
+enum { FLOAT32, BF16 };
+
+static inline uint32_t round_bf16(float x) { /* in the high half; NaN stays NaN */
+    uint32_t u = bl__f32_bits(x);
+    return u + 0x7fffu + (u >> 16 & 1u);
+}
+
+/* Two values that follow each other in k. */
+static inline uint32_t unit_bf16(float first, float second) {
+    return round_bf16(first) >> 16 | (round_bf16(second) & 0xffff0000u);
+}
+
+static inline float fold_lanes(float lanes[BL_LANES]) {
+    for (size_t half = BL_LANES / 2; half; half /= 2)
+        for (size_t l = 0; l < half; l++)
+            lanes[l] += lanes[l + half];
+    return lanes[0];
+}
+
+/* ---- packing: `kind` and `panel` are constants after inlining ---- */
+
+static inline void pack_row(int kind, const float *x, size_t k, float scale, void *out) {
+    float *floats = out;
+    uint16_t *halves = out;
+    if (kind == FLOAT32)
+        for (size_t i = 0; i < k; i++)
+            floats[i] = x[i] * scale;
+    else
+        for (size_t i = 0; i < k; i++)
+            halves[i] = (uint16_t)(round_bf16(x[i] * scale) >> 16);
+    if (kind == BF16 && k % 2)
+        halves[k] = 0;
+}
+
+/* One unit row of a panel: n <= panel columns from rows `first` and (bfloat16) `second`. */
+static inline void pack_unit_row(int kind, size_t panel, const float *first, float f,
+                                 const float *second, float s, size_t n, uint32_t *to) {
+    for (size_t j = 0; j < n; j++)
+        to[j] = kind == BF16 ? unit_bf16(first[j] * f, second[j] * s) : bl__f32_bits(first[j] * f);
+    for (size_t j = n; j < panel; j++)
+        to[j] = 0;
+}
+
+static inline void pack_panels(int kind, size_t panel, const float *b, size_t ldb, size_t k,
+                               size_t n, const float *scale, void *out, size_t panel_bytes) {
+    size_t group = kind == BF16 ? 2 : 1;
+    for (size_t i = 0, g = 0; i < k; i += group, g++) {
+        /* a row that is not there is the first one times 0; NaN there is NaN here already */
+        bool pair = kind == BF16 && i + 1 < k;
+        const float *first = b + i * ldb, *second = pair ? first + ldb : first;
+        float f = scale ? scale[i] : 1.0f, s = pair ? (scale ? scale[i + 1] : 1.0f) : 0.0f;
+        char *to = (char *)out + g * panel * 4;
+        size_t j = 0;
+        for (; j + panel <= n; j += panel, to += panel_bytes)
+            pack_unit_row(kind, panel, first + j, f, second + j, s, panel, (uint32_t *)(void *)to);
+        if (j < n)
+            pack_unit_row(kind, panel, first + j, f, second + j, s, n - j, (uint32_t *)(void *)to);
+    }
+}
+
+static inline void pack_unit_row_i8(int kind, size_t panel, const int8_t *first,
+                                    const int8_t *second, float s, size_t n, uint32_t *to) {
+    for (size_t j = 0; j < n; j++)
+        to[j] = kind == BF16
+                    ? bl__f32_bits((float)first[j]) >> 16 | bl__f32_bits((float)second[j] * s)
+                    : bl__f32_bits((float)first[j]);
+    for (size_t j = n; j < panel; j++)
+        to[j] = 0;
+}
+
+static inline void pack_panels_i8(int kind, size_t panel, const int8_t *b, size_t ldb, size_t k,
+                                  size_t n, void *out, size_t panel_bytes) {
+    size_t group = kind == BF16 ? 2 : 1;
+    for (size_t i = 0, g = 0; i < k; i += group, g++) {
+        bool pair = kind == BF16 && i + 1 < k;
+        const int8_t *first = b + i * ldb, *second = pair ? first + ldb : first;
+        char *to = (char *)out + g * panel * 4;
+        size_t j = 0;
+        for (; j + panel <= n; j += panel, to += panel_bytes)
+            pack_unit_row_i8(kind, panel, first + j, second + j, pair ? 1.0f : 0.0f, panel,
+                             (uint32_t *)(void *)to);
+        if (j < n)
+            pack_unit_row_i8(kind, panel, first + j, second + j, pair ? 1.0f : 0.0f, n - j,
+                             (uint32_t *)(void *)to);
+    }
+}
+
+static inline void pack_panels_t(int kind, size_t panel, const float *b, size_t ldb, size_t k,
+                                 size_t n, void *out, size_t panel_bytes) {
+    for (size_t j = 0; j < n; j += panel, out = (char *)out + panel_bytes) {
+        size_t width = n - j < panel ? n - j : panel;
+        uint32_t *to = out;
+        for (size_t i = 0; i < k; i += kind == BF16 ? 2 : 1, to += panel) {
+            const float *from = b + j * ldb + i;
+            bool pair = i + 1 < k;
+            for (size_t c = 0; c < width; c++)
+                to[c] = kind == BF16 ? unit_bf16(from[c * ldb], pair ? from[c * ldb + 1] : 0.0f)
+                                     : bl__f32_bits(from[c * ldb]);
+            for (size_t c = width; c < panel; c++)
+                to[c] = 0;
+        }
+    }
+}
+
+/* ---- loops ---- */
+
+static float max_loop(const float *x, size_t n) {
+    float lanes[BL_LANES], most = x[0];
+    for (size_t l = 0; l < BL_LANES; l++)
+        lanes[l] = most;
+    size_t i = 0;
+    for (; i + BL_LANES <= n; i += BL_LANES)
+        for (size_t l = 0; l < BL_LANES; l++)
+            lanes[l] = lanes[l] > x[i + l] ? lanes[l] : x[i + l];
+    for (size_t l = 0; i < n; i++, l++)
+        lanes[l] = lanes[l] > x[i] ? lanes[l] : x[i];
+    for (size_t l = 0; l < BL_LANES; l++)
+        most = most > lanes[l] ? most : lanes[l];
+    return most;
+}
+
+static double sum_squares_loop(const float *x, size_t n) {
+    double lanes[BL_LANES] = {0}, total = 0;
+    size_t i = 0;
+    for (; i + BL_LANES <= n; i += BL_LANES)
+        for (size_t l = 0; l < BL_LANES; l++)
+            lanes[l] += (double)x[i + l] * (double)x[i + l];
+    for (size_t l = 0; i < n; i++, l++)
+        lanes[l] += (double)x[i] * (double)x[i];
+    for (size_t l = 0; l < BL_LANES; l++)
+        total += lanes[l];
+    return total;
+}
+
+static float dot_loop(const float *a, const float *b, size_t n) {
+    float lanes[BL_LANES] = {0};
+    size_t i = 0;
+    for (; i + BL_LANES <= n; i += BL_LANES)
+        for (size_t l = 0; l < BL_LANES; l++)
+            lanes[l] += a[i + l] * b[i + l];
+    for (size_t l = 0; i < n; i++, l++)
+        lanes[l] += a[i] * b[i];
+    return fold_lanes(lanes);
+}
+
+static float exp_scaled_loop(const float *x, size_t n, float scale, float minus, float *out) {
+    float lanes[BL_LANES] = {0};
+    size_t i = 0;
+    for (; i + BL_LANES <= n; i += BL_LANES)
+        for (size_t l = 0; l < BL_LANES; l++) {
+            float e = exp_inline(x[i + l] * scale - minus);
+            out[i + l] = e;
+            lanes[l] += e;
+        }
+    for (size_t l = 0; i < n; i++, l++) {
+        out[i] = exp_inline(x[i] * scale - minus);
+        lanes[l] += out[i];
+    }
+    return fold_lanes(lanes);
+}
+
+static void softmax_backward_loop(const float *p, float *dp, size_t n, float d, float scale) {
+    for (size_t i = 0; i < n; i++)
+        dp[i] = p[i] * (dp[i] - d) * scale;
+}
+
+static void scale_loop(float *x, size_t n, float factor) {
+    for (size_t i = 0; i < n; i++)
+        x[i] *= factor;
+}
+
+static void add_loop(float *x, const float *y, size_t n) {
+    for (size_t i = 0; i < n; i++)
+        x[i] += y[i];
+}
+
+static void norm_apply_loop(const float *x, const float *w, float rstd, size_t n, float *out) {
+    for (size_t i = 0; i < n; i++)
+        out[i] = x[i] * rstd * w[i];
+}
+
+/* dx = rstd * (w dy - x * rstd^2 * mean(w dy x)). */
+static void norm_backward_loop(const float *restrict dy, const float *restrict x,
+                               const float *restrict w, float rstd, size_t n, bool accumulate,
+                               float *restrict dx, float *restrict dw) {
+    float lanes[BL_LANES] = {0};
+    size_t i = 0;
+    for (; i + BL_LANES <= n; i += BL_LANES)
+        for (size_t l = 0; l < BL_LANES; l++)
+            lanes[l] += w[i + l] * dy[i + l] * x[i + l];
+    for (size_t l = 0; i < n; i++, l++)
+        lanes[l] += w[i] * dy[i] * x[i];
+    float mean = fold_lanes(lanes) / (float)n * rstd * rstd * rstd;
+    for (i = 0; i < n; i++)
+        dw[i] += dy[i] * (x[i] * rstd);
+    if (accumulate)
+        for (i = 0; i < n; i++)
+            dx[i] += w[i] * dy[i] * rstd - x[i] * mean;
+    else
+        for (i = 0; i < n; i++)
+            dx[i] = w[i] * dy[i] * rstd - x[i] * mean;
+}
+
+static void relu2_glu_loop(const float *gate, const float *up, size_t n, float *out) {
+    for (size_t i = 0; i < n; i++) {
+        float g = gate[i] > 0.0f ? gate[i] : 0.0f;
+        out[i] = g * g * up[i];
+    }
+}
+
+static void relu2_glu_backward_loop(const float *restrict d, const float *restrict gate,
+                                    const float *restrict up, size_t n, float *restrict dgate,
+                                    float *restrict dup) {
+    for (size_t i = 0; i < n; i++) {
+        float g = gate[i] > 0.0f ? gate[i] : 0.0f;
+        dgate[i] = 2.0f * g * (d[i] * up[i]);
+        dup[i] = g * g * d[i];
+    }
+}
+
+static void silu_glu_loop(const float *gate, const float *up, size_t n, float *out) {
+    for (size_t i = 0; i < n; i++)
+        out[i] = gate[i] / (1.0f + exp_inline(-gate[i])) * up[i];
+}
+
+static void silu_glu_backward_loop(const float *restrict d, const float *restrict gate,
+                                   const float *restrict up, size_t n, float *restrict dgate,
+                                   float *restrict dup) {
+    for (size_t i = 0; i < n; i++) {
+        float sigmoid = 1.0f / (1.0f + exp_inline(-gate[i]));
+        float slope = sigmoid * (1.0f + gate[i] * (1.0f - sigmoid));
+        dgate[i] = d[i] * up[i] * slope;
+        dup[i] = d[i] * (gate[i] * sigmoid);
+    }
+}
+
+static void rope_loop(float *restrict x, size_t half, const float *restrict c,
+                      const float *restrict s, float sign) {
+    float *restrict y = x + half;
+    for (size_t i = 0; i < half; i++) {
+        float u = x[i], v = y[i], sine = s[i] * sign;
+        x[i] = u * c[i] - v * sine;
+        y[i] = v * c[i] + u * sine;
+    }
+}
+
+static void adamw_loop(float *restrict w, float *restrict g, float *restrict m, float *restrict v,
+                       size_t n, const bl__adamw_step *step) {
+    const bl__adamw_step s = *step;
+    for (size_t i = 0; i < n; i++) {
+        float gradient = g[i] * s.clip;
+        float first = m[i] + (gradient - m[i]) * s.beta1_rest;
+        float second = v[i] * s.beta2 + gradient * gradient * s.beta2_rest;
+        m[i] = first;
+        v[i] = second;
+        w[i] = w[i] * s.keep - s.rate * (first / (sqrtf(second) / s.root + s.eps));
+        g[i] = 0.0f;
+    }
+}
+
+/* Wrappers that fix kind and panel for the table. */
+#define PACKERS(kind, name, panel)                                                                 \
+    static void pack_row_##name(const float *x, size_t k, float scale, void *out) {                \
+        pack_row(kind, x, k, scale, out);                                                          \
+    }                                                                                              \
+    static void pack_panels_##name(const float *b, size_t ldb, size_t k, size_t n,                 \
+                                   const float *scale, void *out, size_t panel_bytes) {            \
+        pack_panels(kind, panel, b, ldb, k, n, scale, out, panel_bytes);                           \
+    }                                                                                              \
+    static void pack_panels_i8_##name(const int8_t *b, size_t ldb, size_t k, size_t n, void *out,  \
+                                      size_t panel_bytes) {                                        \
+        pack_panels_i8(kind, panel, b, ldb, k, n, out, panel_bytes);                               \
+    }                                                                                              \
+    static void pack_panels_t_##name(const float *b, size_t ldb, size_t k, size_t n, void *out,    \
+                                     size_t panel_bytes) {                                         \
+        pack_panels_t(kind, panel, b, ldb, k, n, out, panel_bytes);                                \
+    }
+
+static inline void fill_loops(bl__train_kernels *table) {
+    table->max = max_loop;
+    table->sum_squares = sum_squares_loop;
+    table->dot = dot_loop;
+    table->exp_scaled = exp_scaled_loop;
+    table->softmax_backward = softmax_backward_loop;
+    table->scale = scale_loop;
+    table->add = add_loop;
+    table->norm_apply = norm_apply_loop;
+    table->norm_backward = norm_backward_loop;
+    table->relu2_glu = relu2_glu_loop;
+    table->relu2_glu_backward = relu2_glu_backward_loop;
+    table->silu_glu = silu_glu_loop;
+    table->silu_glu_backward = silu_glu_backward_loop;
+    table->rope = rope_loop;
+    table->adamw = adamw_loop;
+}
+
+#endif

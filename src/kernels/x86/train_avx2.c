@@ -1,0 +1,64 @@
+/* Owns training's kernels for AVX2 + FMA. See the contract in train_kernels.h. */
+#include <immintrin.h>
+
+#include "kernels/levels.h"
+#include "kernels/train_loops.h"
+
+enum { PANEL = 16, MAX_ROWS = 6 };
+PACKERS(FLOAT32, float32, PANEL)
+
+/* m rows (a constant after inlining) x one panel. */
+static inline __attribute__((always_inline)) void tile(const char *a, size_t a_row, size_t a_unit,
+                                                       const float *b, size_t n_units, float *c,
+                                                       size_t ldc, size_t m, size_t n,
+                                                       bool accumulate) {
+    __m256 sum[MAX_ROWS][2];
+    float edge[MAX_ROWS][PANEL] = {{0}};
+    size_t ld = n < PANEL ? PANEL : ldc;
+    float *to = n < PANEL ? edge[0] : c;
+    for (size_t i = 0; n < PANEL && accumulate && i < m; i++)
+        memcpy(edge[i], c + i * ldc, n * sizeof *c);
+#pragma GCC unroll 6
+    for (size_t i = 0; i < m; i++)
+        for (size_t h = 0; h < 2; h++)
+            sum[i][h] = accumulate ? _mm256_loadu_ps(to + i * ld + 8 * h) : _mm256_setzero_ps();
+    for (size_t g = 0; g < n_units; g++, b += PANEL, a += a_unit) {
+        __m256 b0 = _mm256_loadu_ps(b), b1 = _mm256_loadu_ps(b + 8);
+#pragma GCC unroll 6
+        for (size_t i = 0; i < m; i++) {
+            __m256 x = _mm256_broadcast_ss((const float *)(const void *)(a + i * a_row));
+            sum[i][0] = _mm256_fmadd_ps(x, b0, sum[i][0]);
+            sum[i][1] = _mm256_fmadd_ps(x, b1, sum[i][1]);
+        }
+    }
+#pragma GCC unroll 6
+    for (size_t i = 0; i < m; i++)
+        for (size_t h = 0; h < 2; h++)
+            _mm256_storeu_ps(to + i * ld + 8 * h, sum[i][h]);
+    for (size_t i = 0; n < PANEL && i < m; i++)
+        memcpy(c + i * ldc, edge[i], n * sizeof *c);
+}
+
+static void multiply_float32(const void *a, size_t a_row, size_t a_unit, const void *b,
+                             size_t n_units, float *c, size_t ldc, size_t m, size_t n,
+                             bool accumulate) {
+    const char *from = a;
+    for (; m >= MAX_ROWS; m -= MAX_ROWS, from += MAX_ROWS * a_row, c += MAX_ROWS * ldc)
+        tile(from, a_row, a_unit, b, n_units, c, ldc, MAX_ROWS, n, accumulate);
+    for (; m >= 2; m -= 2, from += 2 * a_row, c += 2 * ldc)
+        tile(from, a_row, a_unit, b, n_units, c, ldc, 2, n, accumulate);
+    if (m)
+        tile(from, a_row, a_unit, b, n_units, c, ldc, 1, n, accumulate);
+}
+
+void bl__train_fill_avx2(bl__train_kernels *table) {
+    fill_loops(table);
+    table->float32 = (bl__gemm){"float32 avx2",
+                                1,
+                                PANEL,
+                                pack_row_float32,
+                                pack_panels_float32,
+                                pack_panels_i8_float32,
+                                pack_panels_t_float32,
+                                multiply_float32};
+}

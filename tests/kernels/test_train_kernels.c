@@ -1,0 +1,205 @@
+/* Checks the kernels of training: products against double precision and, for float32, bit for bit
+ * against kernels/ref; loops bit for bit against ref; all tails, pages that must not be touched.
+ * `kernels_train_kernels --bench` times products beside a chain of nothing but multiply-adds. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <time.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+
+#include "base/half.h"
+#include "base/random.h"
+#include "kernels/train_kernels.h"
+
+static bl__random rng;
+
+static float random_float(void) {
+    return (float)(bl__random_f64(&rng) * 2.0 - 1.0);
+}
+
+/* Floats that end right before a page that must not be touched. */
+typedef struct guarded {
+    uint8_t *map;
+    size_t map_bytes;
+    float *data;
+} guarded;
+
+static guarded guarded_floats(size_t n) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), bytes = n * sizeof(float);
+    size_t inner = (bytes + page - 1) / page * page;
+    guarded g = {.map_bytes = inner + page};
+    g.map = mmap(NULL, g.map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    assert_true(g.map != MAP_FAILED);
+    mprotect(g.map + inner, page, PROT_NONE);
+    g.data = (float *)(void *)(g.map + inner - bytes);
+    for (size_t i = 0; i < n; i++)
+        g.data[i] = random_float();
+    return g;
+}
+
+static void guarded_free(guarded g) {
+    munmap(g.map, g.map_bytes);
+}
+
+static size_t up(size_t n, size_t to) {
+    return (n + to - 1) / to;
+}
+
+typedef struct product {
+    size_t m, k, n;
+    bool transposed_a; /* A packed as panels of A^T */
+    bool transposed_b; /* B given as its transpose */
+    bool accumulate;
+} product;
+
+static float operand(const bl__gemm *gemm, float x) {
+    return gemm->group == 2 ? bl__bf16_to_f32(bl__f32_to_bf16(x)) : x;
+}
+
+/* Packs and multiplies a[m][k], b[k][n] (as given by p) into c[m][n]. */
+static void run_product(const bl__gemm *gemm, const product *p, const float *a, const float *b,
+                        float *c) {
+    size_t units = up(p->k, gemm->group), b_panel = units * gemm->panel * 4;
+    size_t m_panels = up(p->m, gemm->panel), n_panels = up(p->n, gemm->panel);
+    guarded pa = guarded_floats((p->transposed_a ? m_panels * gemm->panel : p->m) * units);
+    guarded pb = guarded_floats(n_panels * gemm->panel * units);
+    if (p->transposed_b)
+        gemm->pack_panels_t(b, p->k, p->k, p->n, pb.data, b_panel);
+    else
+        gemm->pack_panels(b, p->n, p->k, p->n, NULL, pb.data, b_panel);
+    if (p->transposed_a)
+        gemm->pack_panels(a, p->m, p->k, p->m, NULL, pa.data, b_panel);
+    for (size_t i = 0; !p->transposed_a && i < p->m; i++)
+        gemm->pack_row(a + i * p->k, p->k, 1.0f, pa.data + i * units);
+    size_t rows = p->transposed_a ? gemm->panel : p->m;
+    for (size_t i = 0; i < p->m; i += rows)
+        for (size_t j = 0; j < n_panels; j++) {
+            size_t m = p->m - i < rows ? p->m - i : rows, at = j * gemm->panel;
+            size_t n = p->n - at < gemm->panel ? p->n - at : gemm->panel;
+            size_t row = p->transposed_a ? 4 : units * 4;
+            size_t unit = p->transposed_a ? gemm->panel * 4 : 4;
+            gemm->multiply(pa.data + i * units, row, unit, pb.data + j * gemm->panel * units, units,
+                           c + i * p->n + at, p->n, m, n, p->accumulate);
+        }
+    guarded_free(pa);
+    guarded_free(pb);
+}
+
+static void check_product(const bl__gemm *gemm, const bl__gemm *ref, const product *p) {
+    guarded a = guarded_floats(p->m * p->k), b = guarded_floats(p->k * p->n);
+    guarded c = guarded_floats(p->m * p->n), want = guarded_floats(p->m * p->n);
+    guarded before = guarded_floats(p->m * p->n);
+    memcpy(want.data, c.data, p->m * p->n * sizeof(float));
+    memcpy(before.data, c.data, p->m * p->n * sizeof(float));
+    run_product(gemm, p, a.data, b.data, c.data);
+    run_product(ref, p, a.data, b.data, want.data);
+    for (size_t i = 0; i < p->m; i++)
+        for (size_t j = 0; j < p->n; j++) {
+            double sum = p->accumulate ? (double)before.data[i * p->n + j] : 0, size = fabs(sum);
+            for (size_t k = 0; k < p->k; k++) {
+                float x = p->transposed_a ? a.data[k * p->m + i] : a.data[i * p->k + k];
+                float y = p->transposed_b ? b.data[j * p->k + k] : b.data[k * p->n + j];
+                double term = (double)operand(gemm, x) * (double)operand(gemm, y);
+                sum += term;
+                size += fabs(term);
+            }
+            float found = c.data[i * p->n + j];
+            if (!(fabs((double)found - sum) <= size * (double)(p->k + 2) * 0x1p-22))
+                fail_msg("%s %zux%zux%zu: [%zu][%zu] is %.9g, expected %.9g", gemm->name, p->m,
+                         p->k, p->n, i, j, (double)found, sum);
+            if (gemm->group == 1)
+                assert_memory_equal(&found, &want.data[i * p->n + j], sizeof found);
+        }
+    guarded_free(a);
+    guarded_free(b);
+    guarded_free(c);
+    guarded_free(want);
+    guarded_free(before);
+}
+
+static const char *const all_levels[] = {"ref", "avx2", "avx512vnni", "avx512bf16"};
+enum { N_LEVELS = sizeof all_levels / sizeof *all_levels };
+
+static void products_are_right_at_every_level(void **state) {
+    (void)state;
+    const size_t ms[] = {1, 2, 5, 7, 8, 15, 33}, ks[] = {1, 2, 3, 16, 37},
+                 ns[] = {1, 15, 16, 31, 32, 33, 70};
+    bl__train_kernels ref, table;
+    assert_true(bl__train_kernels_for("ref", &ref));
+    for (size_t l = 0; l < N_LEVELS; l++) {
+        if (!bl__train_kernels_for(all_levels[l], &table))
+            continue;
+        for (size_t i = 0; i < 7 * 5 * 7 * 8; i++) {
+            product p = {ms[i % 7],   ks[i / 7 % 5], ns[i / 35 % 7],
+                         i / 245 & 1, i / 490 & 1,   i / 980 & 1};
+            check_product(&table.float32, &ref.float32, &p);
+            check_product(&table.bf16, &ref.bf16, &p);
+        }
+    }
+}
+
+static double seconds(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* The drivers' loops in short: B panel by panel, A in strips that stay in the first cache. */
+static double time_product(const bl__gemm *gemm, size_t m, size_t k, size_t n, bool transposed_a) {
+    size_t units = k / gemm->group;
+    guarded a = guarded_floats(m * units), b = guarded_floats(n * units), c = guarded_floats(m * n);
+    memset(a.data, 0, m * units * 4);
+    memset(b.data, 0, n * units * 4);
+    double best = 1e9;
+    for (int r = 0; r < 20; r++) {
+        double t = seconds();
+        size_t rows = transposed_a ? gemm->panel : 64, row = transposed_a ? 4 : units * 4;
+        size_t unit = transposed_a ? gemm->panel * 4 : 4, block = 256;
+        for (size_t i = 0; i < m; i += rows)
+            for (size_t kb = 0; kb < units; kb += block)
+                for (size_t j = 0; j < n; j += gemm->panel)
+                    gemm->multiply((char *)a.data + i * units * 4 + kb * unit, row, unit,
+                                   b.data + j * units + kb * gemm->panel,
+                                   units - kb < block ? units - kb : block, c.data + i * n + j, n,
+                                   rows, gemm->panel, kb > 0);
+        t = seconds() - t;
+        best = t < best ? t : best;
+    }
+    guarded_free(a);
+    guarded_free(b);
+    guarded_free(c);
+    return 2.0 * (double)m * (double)k * (double)n / best * 1e-9;
+}
+
+static void bench(void) {
+    for (size_t l = 1; l < N_LEVELS; l++) {
+        bl__train_kernels table;
+        if (!bl__train_kernels_for(all_levels[l], &table))
+            continue;
+        const bl__gemm *gemm = l == 3 ? &table.bf16 : &table.float32;
+        printf("%-18s", gemm->name);
+        printf(" 4096x256x512 %6.1f", time_product(gemm, 4096, 256, 512, false));
+        printf("  4096x512x256 %6.1f", time_product(gemm, 4096, 512, 256, false));
+        printf("  256x4096x512 %6.1f GFLOP/s\n", time_product(gemm, 256, 4096, 512, true));
+    }
+}
+
+int main(int argc, char **argv) {
+    bl__random_seed(&rng, 5);
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+        bench();
+        return 0;
+    }
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(products_are_right_at_every_level),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
