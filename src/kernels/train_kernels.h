@@ -91,6 +91,14 @@ typedef struct bl__train_kernels {
                                float *dgate, float *dup);
     void (*silu_glu_backward)(const float *d, const float *gate, const float *up, size_t n,
                               float *dgate, float *dup);
+    /* codes[n] of w: (w * inverse > 0.5) - (w * inverse < -0.5), and w > mean ? 1 : -1. */
+    void (*ternary_codes)(const float *w, size_t n, float inverse, int8_t *codes);
+    void (*binary_codes)(const float *w, size_t n, float mean, int8_t *codes);
+    /* Writes codes[cols] as row `row` (0 ... 15) of a T2 tile's blocks (quant/t2.h); the columns up
+     * to the next multiple of 16 must be there and 0. Returns how many codes were others before. */
+    size_t (*pack_t2)(const int8_t *codes, size_t cols, size_t row, uint8_t *blocks);
+    /* sum x[n], in double, 16 lanes. */
+    double (*sum)(const float *x, size_t n);
     /* Rotates x[2 * half] as halves by cosines c[half] and sines s[half]; sign -1 turns back. */
     void (*rope)(float *x, size_t half, const float *c, const float *s, float sign);
     /* One update of w[n]; g is zero afterwards. */

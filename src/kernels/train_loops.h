@@ -9,6 +9,7 @@
 #include "kernels/exp.h"
 #include "kernels/kernels.h"
 #include "kernels/train_kernels.h"
+#include "quant/t2.h"
 
 enum { FLOAT32, BF16 };
 
@@ -246,6 +247,47 @@ static void silu_glu_backward_loop(const float *restrict d, const float *restric
     }
 }
 
+static void ternary_codes_loop(const float *w, size_t n, float inverse, int8_t *codes) {
+    for (size_t i = 0; i < n; i++) {
+        float v = w[i] * inverse;
+        codes[i] = (int8_t)((v > 0.5f) - (v < -0.5f));
+    }
+}
+
+static void binary_codes_loop(const float *w, size_t n, float mean, int8_t *codes) {
+    for (size_t i = 0; i < n; i++)
+        codes[i] = (int8_t)(2 * (w[i] > mean) - 1);
+}
+
+static size_t pack_t2_loop(const int8_t *codes, size_t cols, size_t row, uint8_t *blocks) {
+    size_t changed = 0;
+    uint8_t *to = blocks + 4 * row;
+    for (size_t i = 0; i < cols; i += BL_T2_COLS, to += BL_T2_BLOCK_BYTES) {
+        uint32_t four[4], word = 0, before;
+        memcpy(four, codes + i, sizeof four);
+        for (size_t p = 0; p < 4; p++) /* no byte carries into the next: -1 ... 1 become 0 ... 2 */
+            word |= ((four[p] ^ 0x80808080u) + 0x01010101u - 0x80808080u) << 2 * p;
+        memcpy(&before, to, sizeof before);
+        before ^= word;
+        changed += (size_t)__builtin_popcount((before | before >> 1) & 0x55555555u);
+        memcpy(to, &word, sizeof word);
+    }
+    return changed;
+}
+
+static double sum_loop(const float *x, size_t n) {
+    double lanes[BL_LANES] = {0}, total = 0;
+    size_t i = 0;
+    for (; i + BL_LANES <= n; i += BL_LANES)
+        for (size_t l = 0; l < BL_LANES; l++)
+            lanes[l] += (double)x[i + l];
+    for (size_t l = 0; i < n; i++, l++)
+        lanes[l] += (double)x[i];
+    for (size_t l = 0; l < BL_LANES; l++)
+        total += lanes[l];
+    return total;
+}
+
 static void rope_loop(float *restrict x, size_t half, const float *restrict c,
                       const float *restrict s, float sign) {
     float *restrict y = x + half;
@@ -302,6 +344,10 @@ static inline void fill_loops(bl__train_kernels *table) {
     table->relu2_glu_backward = relu2_glu_backward_loop;
     table->silu_glu = silu_glu_loop;
     table->silu_glu_backward = silu_glu_backward_loop;
+    table->ternary_codes = ternary_codes_loop;
+    table->binary_codes = binary_codes_loop;
+    table->pack_t2 = pack_t2_loop;
+    table->sum = sum_loop;
     table->rope = rope_loop;
     table->adamw = adamw_loop;
 }

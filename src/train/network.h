@@ -26,7 +26,7 @@ typedef enum bl__weight_mode {
 typedef enum bl__precision {
     BL_PRECISION_AUTO, /* bfloat16 where the processor multiplies it, else float32 */
     BL_PRECISION_FLOAT32,
-    BL_PRECISION_BF16 /* refused where the processor lacks it */
+    BL_PRECISION_BF16 /* slow where the processor lacks it */
 } bl__precision;
 
 typedef struct bl__network_config {
@@ -70,7 +70,7 @@ typedef struct bl__network bl__network;
 /* Sizes and allocates everything for batches of up to n_rows rows of up to n_tokens tokens; values
  * and gradients are zero. The pool (or NULL) is borrowed and must outlive the network.
  * Errors: BL_ERR_ARGUMENT (a size that is 0, beyond its limit or does not fit the others),
- * BL_ERR_UNSUPPORTED (bf16), BL_ERR_LIMIT (the sizes overflow), BL_ERR_MEMORY. */
+ * BL_ERR_LIMIT (the sizes overflow), BL_ERR_MEMORY. */
 bl_status bl__network_create(const bl__network_config *config, size_t n_rows, size_t n_tokens,
                              bl__pool *pool, bl__network **out, bl_error *err);
 void bl__network_free(bl__network *network);
@@ -91,6 +91,10 @@ void bl__network_zero_gradients(bl__network *network);
 
 /* Quantizes the weights for the steps that follow; call after every change of values. */
 void bl__network_quantize(bl__network *network);
+
+/* The share of quantized weights whose code (-1, 0, 1) the last bl__network_quantize() changed; 0
+ * after the first one. */
+double bl__network_flips(const bl__network *network);
 
 /* Mean cross-entropy in nats over n_rows x n_tokens predictions: inputs, targets:
  * int32[n_rows][n_tokens], ids below vocab; targets below 0 do not count (0 when none does).

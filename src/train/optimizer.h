@@ -6,7 +6,7 @@
 #include "train/network.h"
 
 typedef struct bl__optimizer_config {
-    float beta1, beta2, eps; /* 0.9, 0.95, 1e-8 */
+    double beta1, beta2, eps; /* 0.9, 0.95, 1e-8 */
 } bl__optimizer_config;
 
 /* Moments live as long as the optimizer; a checkpoint reads and writes them in place. */
@@ -27,7 +27,7 @@ uint64_t bl__optimizer_steps(const bl__optimizer *optimizer);
 void bl__optimizer_set_steps(bl__optimizer *optimizer, uint64_t steps);
 
 /* The Euclidean norm of all gradients together. */
-double bl__optimizer_gradient_norm(const bl__optimizer *optimizer);
+double bl__optimizer_gradient_norm(bl__optimizer *optimizer);
 
 /* One update from the gradients, which are zero afterwards:
  *     g *= min(1, max_norm / (norm + 1e-6))            max_norm 0: no clipping

@@ -1,0 +1,196 @@
+/* Private to train/: the parts of the network and what they keep between forward and backward.
+ *
+ * A step works on slices of a few rows, so that what the backward pass needs stays near the caches
+ * whatever the batch. Inside a slice (n tokens) everything but attention is done in blocks of
+ * tokens that stay in a core's own cache: norms, quantization, products and activations of a block
+ * follow one another without a pass over memory. Attention is done a row and KV head at a time.
+ * Blocks and slices do not depend on threads, and sums over blocks are taken in their order. */
+#ifndef BL_TRAIN_GRAPH_H
+#define BL_TRAIN_GRAPH_H
+
+#include "base/arena.h"
+#include "kernels/kernels.h"
+#include "kernels/train_kernels.h"
+#include "train/network.h"
+
+enum {
+    BLOCK_TOKENS = 64,   /* of the layers' work */
+    HEAD_TOKENS = 32,    /* of the head's, whose rows are as wide as the vocabulary */
+    ROW_CHUNK = 64,      /* rows of weights quantized at a time: whole tiles and panels */
+    SLICE_TOKENS = 2048, /* tokens in a slice, at least a row */
+    PARTS_PER_THREAD = 4 /* leaves threads that are free something to take */
+};
+
+/* One linear of one layer, as the weights of the step have it. */
+typedef struct linear {
+    bl__param *param;
+    size_t rows, cols;
+    float gamma;                          /* value = gamma * code; 1 for floats */
+    float inverse;                        /* 1 / max(mean |W|, 1e-5), ternary */
+    float centre;                         /* mean W, binary */
+    uint8_t *tiles;                       /* T2 codes, for forward products; NULL for floats */
+    void *forward;                        /* panels of W^T [cols][rows]; NULL unless floats */
+    void *backward;                       /* panels of W [rows][cols]: codes, or floats */
+    size_t forward_panel, backward_panel; /* bytes */
+} linear;
+
+/* The seven linears, and the four inputs that they have. */
+enum { LINEAR_Q, LINEAR_K, LINEAR_V, LINEAR_O, LINEAR_GATE, LINEAR_UP, LINEAR_DOWN, N_LINEARS };
+enum { INPUT_ATTN, INPUT_O, INPUT_FFN, INPUT_DOWN, N_INPUTS };
+
+/* A linear's input as its weight gradient needs it. */
+typedef struct input {
+    size_t cols;
+    void *panels; /* panels of X [n_tokens][cols]: int8 values, or floats */
+    float *steps; /* float[n_tokens]: x = step * value; NULL for floats */
+    float *rstd;  /* float[n_tokens]: of the norm before it */
+    const bl__param *norm;
+} input;
+
+typedef struct layer {
+    linear linears[N_LINEARS];
+    input inputs[N_INPUTS];
+    float *x, *h;     /* float[n_tokens][dim]: the residual stream before attention, before FFN */
+    float *q, *k, *v; /* float[n_tokens][heads * head_dim], rotated */
+    float *attended;  /* float[n_tokens][q_dim] */
+    float *log_sum;   /* float[n_tokens][n_heads]: log of the sum of exponentials of the scores */
+    float *gate, *up; /* float[n_tokens][ffn_dim] */
+} layer;
+
+/* What one part of a job works in. */
+typedef struct scratch {
+    float *a, *b, *c, *d;  /* float[BLOCK_TOKENS][max_cols] */
+    void *rows;            /* unit[BLOCK_TOKENS][max_cols / group] */
+    bl__q8 q8;             /* BLOCK_TOKENS tokens */
+    float *scores, *grads; /* float[BLOCK_TOKENS][score_stride] */
+    void *score_rows, *score_panels;
+    void *keys_t, *keys, *values_t, *values; /* panels of one KV head */
+    void *small[2];                          /* panels of a block of queries or their gradients */
+    float *logits;                           /* float[HEAD_TOKENS][vocab] */
+    void *logit_rows;
+} scratch;
+
+struct bl__network {
+    bl__network_config config;
+    bl__arena arena;
+    bl__pool *pool;
+    const bl__kernels *kernels;
+    const bl__train_kernels *loops;
+    const bl__gemm *gemm;
+
+    size_t n_params;
+    bl__param *params;
+    layer *layers;
+    linear head; /* the embedding as a linear of floats */
+    size_t q_dim, kv_dim, max_cols;
+    size_t max_rows, max_tokens; /* of a step */
+    size_t slice_tokens;         /* that buffers hold */
+    size_t n_parts;
+    scratch *scratch; /* [n_parts] */
+    size_t score_stride;
+    float *cosines, *sines; /* float[context][head_dim / 2] */
+
+    /* one slice, shared by the layers */
+    float *final;    /* float[n_tokens][dim]: what the final norm reads */
+    float *gradient; /* float[n_tokens][dim]: of the residual stream */
+    float *dq, *dk, *dv, *dattended;
+    void *outputs[N_LINEARS]; /* panels of dY [n_tokens][rows], times steps */
+    float *partial[N_INPUTS]; /* float[n_blocks][cols]: gradients of the norms' weights */
+
+    /* the head, a chunk of tokens at a time */
+    size_t chunk_tokens;
+    void *head_input, *head_output; /* panels of [chunk_tokens][dim], [chunk_tokens][vocab] */
+    float *final_partial;           /* float[n_head_blocks][dim] */
+    double *losses;                 /* double[n_head_blocks] */
+
+    size_t *flips; /* size_t[n_chunks] of weights that changed their code */
+    double flip_share;
+    bool quantized_before;
+};
+
+/* A slice of a step on its way. */
+typedef struct slice {
+    bl__network *net;
+    const int32_t *inputs, *targets; /* int32[n_rows][row_tokens] */
+    size_t n_rows, row_tokens, n_tokens;
+    size_t index; /* of the layer in hand */
+    bool backward;
+    float loss_scale;        /* of every counted target's gradient */
+    float *logits;           /* of the slice's first row, or NULL */
+    size_t chunk, chunk_end; /* tokens of the head's chunk in hand */
+} slice;
+
+static inline size_t ceil_div(size_t a, size_t b) {
+    return (a + b - 1) / b;
+}
+static inline bool is_quantized(const bl__network *net) {
+    return net->config.weights != BL_WEIGHTS_FLOAT;
+}
+/* 4-byte units that k values take, and bytes of one panel of so many. */
+static inline size_t units_of(const bl__gemm *gemm, size_t k) {
+    return ceil_div(k, gemm->group);
+}
+static inline size_t panel_bytes(const bl__gemm *gemm, size_t k) {
+    return units_of(gemm, k) * gemm->panel * 4;
+}
+/* 4-byte units of a whole matrix in panels. */
+static inline size_t matrix_units(const bl__gemm *gemm, size_t k, size_t n) {
+    return ceil_div(n, gemm->panel) * gemm->panel * units_of(gemm, k);
+}
+/* Panels over the tokens of a slice are this far apart, however many tokens it has. */
+static inline size_t token_panel(const bl__network *net) {
+    return panel_bytes(net->gemm, net->slice_tokens);
+}
+/* Where the tokens from t on begin in such panels; t is a multiple of group. */
+static inline void *at_token(const bl__network *net, void *panels, size_t t) {
+    return (char *)panels + t / net->gemm->group * net->gemm->panel * 4;
+}
+bl__param *bl__layer_param(const bl__network *net, size_t index, size_t which);
+
+/* Runs fn for parts of n items, each part with scratch of its own. */
+void bl__run_parts(bl__network *net, bl__part_fn fn, void *context, size_t n_items);
+
+/* ---- linear.c ---- */
+
+/* Quantizes and packs every weight. */
+void bl__linears_prepare(bl__network *net);
+/* c[m][n] = or += rows[m] B, where rows have k values and lie row_bytes apart. */
+void bl__multiply_rows(const bl__gemm *gemm, const void *rows, size_t row_bytes, size_t m,
+                       const void *panels, size_t panel_stride, size_t k, size_t n, float *c,
+                       size_t ldc, bool accumulate);
+/* c[rows][cols] += dY^T X for one panel of rows of dY; both in panels over n_tokens tokens. */
+void bl__multiply_panel(const bl__gemm *gemm, const void *output, const void *input,
+                        size_t input_stride, size_t n_tokens, float *c, size_t m, size_t cols);
+/* Takes x[n_tokens][cols] as the input of linears: quantized in scratch->q8, or packed in
+ * scratch->rows; with `keep` also packed at token t of input. */
+void bl__input_take(const slice *s, scratch *w, input *in, const float *x, size_t t,
+                    size_t n_tokens, bool keep);
+/* y[n_tokens][rows] = x W^T of what was taken last. */
+void bl__linear_forward(const slice *s, const scratch *w, const linear *l, size_t n_tokens,
+                        float *y);
+/* dx[n_tokens][cols] = or += dy W; packs dy at token t of net->outputs[which] too. */
+void bl__linear_backward(const slice *s, scratch *w, size_t which, const float *dy, size_t t,
+                         size_t n_tokens, float *dx, bool accumulate);
+/* Adds the slice's gradients of all weights of the layer in hand. */
+void bl__linears_gradient(slice *s);
+
+/* ---- block.c: everything of a layer between two attentions, forward and backward ---- */
+
+void bl__layer_forward(slice *s);
+void bl__layer_backward(slice *s);
+
+/* ---- attention.c ---- */
+
+void bl__attention_forward(slice *s);
+/* From net->dattended to net->dq, dk, dv; still rotated. */
+void bl__attention_backward(slice *s);
+
+/* ---- loss.c ---- */
+
+/* Final norm, head and cross-entropy; with backward, the gradients of head and final norm, and
+ * net->gradient. Returns the slice's summed loss. */
+double bl__head_run(slice *s);
+/* Adds net->gradient to the rows of the embedding that the slice's tokens took. */
+void bl__embedding_gradient(slice *s);
+
+#endif

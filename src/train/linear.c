@@ -1,0 +1,236 @@
+/* Owns linears: how the step's weights come from the masters, and the three products of each. Must
+ * not know what stands between linears.
+ *
+ * With quantized weights W ~ gamma C and inputs X ~ s Q (s a number a token), the forward product
+ * is the exact integer one of inference, Y = s gamma (Q C^T). Backward, straight through, dX  =
+ * (gamma dY) C          dW += (s dY)^T Q so that in bfloat16 only dY is ever rounded: C and Q are
+ * exact. */
+#include "train/graph.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "quant/quant.h"
+#include "quant/t2.h"
+
+enum { UNIT_BLOCK = 256 /* units of k at a time: the A strip and a B panel fit the first cache */ };
+
+void bl__multiply_rows(const bl__gemm *gemm, const void *rows, size_t row_bytes, size_t m,
+                       const void *panels, size_t panel_stride, size_t k, size_t n, float *c,
+                       size_t ldc, bool accumulate) {
+    size_t units = units_of(gemm, k);
+    for (size_t at = 0; at < units; at += UNIT_BLOCK) {
+        const char *a = (const char *)rows + at * 4;
+        const char *b = (const char *)panels + at * gemm->panel * 4;
+        size_t n_units = bl__min_size(UNIT_BLOCK, units - at);
+        for (size_t j = 0; j < n; j += gemm->panel, b += panel_stride)
+            gemm->multiply(a, row_bytes, 4, b, n_units, c + j, ldc, m,
+                           bl__min_size(gemm->panel, n - j), accumulate || at > 0);
+    }
+}
+
+void bl__multiply_panel(const bl__gemm *gemm, const void *out, const void *in, size_t input_stride,
+                        size_t n_tokens, float *c, size_t m, size_t cols) {
+    size_t units = units_of(gemm, n_tokens), unit = gemm->panel * 4;
+    for (size_t at = 0; at < units; at += UNIT_BLOCK / 2) {
+        const char *a = (const char *)out + at * unit, *b = (const char *)in + at * unit;
+        size_t n_units = bl__min_size(UNIT_BLOCK / 2, units - at);
+        for (size_t j = 0; j < cols; j += gemm->panel, b += input_stride)
+            gemm->multiply(a, 4, unit, b, n_units, c + j, cols, m,
+                           bl__min_size(gemm->panel, cols - j), true);
+    }
+}
+
+/* ---- the step's weights ---- */
+
+static linear *nth_linear(const bl__network *net, size_t i) {
+    return &net->layers[i / N_LINEARS].linears[i % N_LINEARS];
+}
+
+static void measure_linear(const bl__network *net, linear *l) {
+    size_t n = l->rows * l->cols;
+    bl__absmean mean = {0};
+    bl__absmean_add(&mean, l->param->value, n);
+    if (net->config.weights == BL_WEIGHTS_TERNARY) {
+        l->inverse = bl__absmean_inverse(&mean);
+        l->gamma = 1.0f / l->inverse;
+        return;
+    }
+    double size = 0;
+    for (size_t lane = 0; lane < 8; lane++)
+        size += mean.lanes[lane];
+    l->gamma = (float)(size / (double)n);
+    l->centre = (float)(net->loops->sum(l->param->value, n) / (double)n);
+}
+
+static void measure_part(void *context, size_t part, size_t n_parts) {
+    bl__network *net = context;
+    size_t n = net->config.n_layers * (size_t)N_LINEARS;
+    for (size_t i = n * part / n_parts; i < n * (part + 1) / n_parts; i++)
+        measure_linear(net, nth_linear(net, i));
+}
+
+/* Rows first ... first + n - 1 of quantized weights: codes to tiles and panels. Returns how many
+ * codes changed. */
+static size_t pack_codes(const bl__network *net, scratch *w, const linear *l, size_t first,
+                         size_t n) {
+    size_t stride = w->q8.stride, changed = 0;
+    for (size_t i = 0; i < n; i++) {
+        size_t row = first + i;
+        uint8_t *tile = l->tiles + row / BL_T2_ROWS * bl__t2_stride(l->cols);
+        const float *from = l->param->value + row * l->cols;
+        int8_t *codes = w->q8.q + i * stride;
+        memset(codes + l->cols, 0, bl__t2_blocks(l->cols) * BL_T2_COLS - l->cols);
+        if (net->config.weights == BL_WEIGHTS_TERNARY)
+            net->loops->ternary_codes(from, l->cols, l->inverse, codes);
+        else
+            net->loops->binary_codes(from, l->cols, l->centre, codes);
+        changed += net->loops->pack_t2(codes, l->cols, row % BL_T2_ROWS, tile + BL_T2_SCALE_BYTES);
+        memcpy(tile + row % BL_T2_ROWS * 4, &l->gamma, sizeof l->gamma);
+    }
+    net->gemm->pack_panels_i8(w->q8.q, stride, n, l->cols,
+                              (char *)l->backward + first / net->gemm->group * net->gemm->panel * 4,
+                              l->backward_panel);
+    return changed;
+}
+
+static void pack_floats(const bl__network *net, const linear *l, size_t first, size_t n) {
+    const bl__gemm *gemm = net->gemm;
+    const float *from = l->param->value + first * l->cols;
+    gemm->pack_panels_t(from, l->cols, l->cols, n,
+                        (char *)l->forward + first / gemm->panel * l->forward_panel,
+                        l->forward_panel);
+    gemm->pack_panels(from, l->cols, n, l->cols, NULL,
+                      (char *)l->backward + first / gemm->group * gemm->panel * 4,
+                      l->backward_panel);
+}
+
+/* Chunks of all linears in their order, then those of the head. */
+static void pack_part(void *context, size_t part, size_t n_parts) {
+    bl__network *net = context;
+    size_t n_linears = net->config.n_layers * (size_t)N_LINEARS, total = 0;
+    for (size_t i = 0; i <= n_linears; i++)
+        total += ceil_div(i < n_linears ? nth_linear(net, i)->rows : net->head.rows, ROW_CHUNK);
+    size_t begin = total * part / n_parts, end = total * (part + 1) / n_parts;
+    for (size_t i = 0, base = 0; i <= n_linears && base < end; i++) {
+        const linear *l = i < n_linears ? nth_linear(net, i) : &net->head;
+        size_t n_chunks = ceil_div(l->rows, ROW_CHUNK);
+        for (size_t c = 0; c < n_chunks; c++) {
+            if (base + c < begin || base + c >= end)
+                continue;
+            size_t first = c * ROW_CHUNK, n = bl__min_size(ROW_CHUNK, l->rows - first);
+            net->flips[base + c] = 0;
+            if (l->tiles)
+                net->flips[base + c] = pack_codes(net, &net->scratch[part], l, first, n);
+            else
+                pack_floats(net, l, first, n);
+        }
+        base += n_chunks;
+    }
+}
+
+void bl__linears_prepare(bl__network *net) {
+    size_t n_linears = net->config.n_layers * (size_t)N_LINEARS, n_chunks = 0, n_weights = 0;
+    if (is_quantized(net))
+        bl__run_parts(net, measure_part, net, n_linears);
+    for (size_t i = 0; i < n_linears; i++) {
+        n_chunks += ceil_div(nth_linear(net, i)->rows, ROW_CHUNK);
+        n_weights += nth_linear(net, i)->rows * nth_linear(net, i)->cols;
+    }
+    bl__run_parts(net, pack_part, net, n_chunks + ceil_div(net->head.rows, ROW_CHUNK));
+    size_t flips = 0;
+    for (size_t i = 0; i < n_chunks; i++)
+        flips += net->flips[i];
+    net->flip_share =
+        net->quantized_before && is_quantized(net) ? (double)flips / (double)n_weights : 0.0;
+    net->quantized_before = true;
+}
+
+/* ---- products of a block ---- */
+
+void bl__input_take(const slice *s, scratch *w, input *in, const float *x, size_t t,
+                    size_t n_tokens, bool keep) {
+    const bl__network *net = s->net;
+    const bl__gemm *gemm = net->gemm;
+    void *to = at_token(net, in->panels, t);
+    if (!is_quantized(net)) {
+        for (size_t i = 0; i < n_tokens; i++)
+            gemm->pack_row(x + i * in->cols, in->cols, 1.0f,
+                           (char *)w->rows + i * units_of(gemm, in->cols) * 4);
+        if (keep)
+            gemm->pack_panels(x, in->cols, n_tokens, in->cols, NULL, to, token_panel(net));
+        return;
+    }
+    for (size_t i = 0; i < n_tokens; i++)
+        net->kernels->quantize_i8(x + i * in->cols, in->cols, w->q8.q + i * w->q8.stride,
+                                  w->q8.stride, &w->q8.step[i], &w->q8.sum[i]);
+    if (keep) {
+        gemm->pack_panels_i8(w->q8.q, w->q8.stride, n_tokens, in->cols, to, token_panel(net));
+        memcpy(in->steps + t, w->q8.step, n_tokens * sizeof *in->steps);
+    }
+}
+
+void bl__linear_forward(const slice *s, const scratch *w, const linear *l, size_t n_tokens,
+                        float *y) {
+    const bl__network *net = s->net;
+    if (l->tiles)
+        net->kernels->ternary_gemm(l->tiles, l->rows, l->cols, 0, bl__t2_tiles(l->rows), &w->q8,
+                                   n_tokens, y, l->rows);
+    else
+        bl__multiply_rows(net->gemm, w->rows, units_of(net->gemm, l->cols) * 4, n_tokens,
+                          l->forward, l->forward_panel, l->cols, l->rows, y, l->rows, false);
+}
+
+/* Which input each linear reads. */
+static const unsigned char input_of[N_LINEARS] = {
+    [LINEAR_Q] = INPUT_ATTN,   [LINEAR_K] = INPUT_ATTN,   [LINEAR_V] = INPUT_ATTN,
+    [LINEAR_O] = INPUT_O,      [LINEAR_GATE] = INPUT_FFN, [LINEAR_UP] = INPUT_FFN,
+    [LINEAR_DOWN] = INPUT_DOWN};
+
+void bl__linear_backward(const slice *s, scratch *w, size_t which, const float *dy, size_t t,
+                         size_t n_tokens, float *dx, bool accumulate) {
+    const bl__network *net = s->net;
+    const bl__gemm *gemm = net->gemm;
+    const layer *here = &net->layers[s->index];
+    const linear *l = &here->linears[which];
+    const float *steps = here->inputs[input_of[which]].steps;
+    size_t row_bytes = units_of(gemm, l->rows) * 4;
+    gemm->pack_panels(dy, l->rows, n_tokens, l->rows, steps ? steps + t : NULL,
+                      at_token(net, net->outputs[which], t), token_panel(net));
+    for (size_t i = 0; i < n_tokens; i++)
+        gemm->pack_row(dy + i * l->rows, l->rows, l->gamma, (char *)w->rows + i * row_bytes);
+    bl__multiply_rows(gemm, w->rows, row_bytes, n_tokens, l->backward, l->backward_panel, l->rows,
+                      l->cols, dx, l->cols, accumulate);
+}
+
+/* ---- gradients of weights: a part takes panels of rows of dY ---- */
+
+static void gradient_part(void *context, size_t part, size_t n_parts) {
+    const slice *s = context;
+    const bl__network *net = s->net;
+    const layer *here = &net->layers[s->index];
+    size_t panel = net->gemm->panel, total = 0;
+    for (size_t i = 0; i < N_LINEARS; i++)
+        total += ceil_div(here->linears[i].rows, panel);
+    size_t begin = total * part / n_parts, end = total * (part + 1) / n_parts;
+    for (size_t i = 0, base = 0; i < N_LINEARS; i++) {
+        const linear *l = &here->linears[i];
+        size_t n_panels = ceil_div(l->rows, panel);
+        for (size_t p = 0; p < n_panels; p++)
+            if (base + p >= begin && base + p < end)
+                bl__multiply_panel(net->gemm, (char *)net->outputs[i] + p * token_panel(net),
+                                   here->inputs[input_of[i]].panels, token_panel(net), s->n_tokens,
+                                   l->param->grad + p * panel * l->cols,
+                                   bl__min_size(panel, l->rows - p * panel), l->cols);
+        base += n_panels;
+    }
+}
+
+void bl__linears_gradient(slice *s) {
+    bl__network *net = s->net;
+    size_t n_panels = 0;
+    for (size_t i = 0; i < N_LINEARS; i++)
+        n_panels += ceil_div(net->layers[s->index].linears[i].rows, net->gemm->panel);
+    bl__run_parts(net, gradient_part, s, n_panels);
+}

@@ -1,0 +1,154 @@
+/* Owns both ends of the network: final norm, tied head and cross-entropy, and the embedding's
+ * gradient. Must not know layers.
+ *
+ * Logits exist for HEAD_TOKENS tokens at a time; their gradients for a chunk of tokens, because the
+ * head's weight gradient sums over tokens and is worth computing only for many of them at once. */
+#include <math.h>
+#include <string.h>
+
+#include "base/checked.h"
+#include "train/graph.h"
+
+typedef struct head_block {
+    slice *s;
+    bl__network *net;
+    scratch *w;
+    size_t t, n; /* tokens of the slice */
+} head_block;
+
+static const bl__param *final_norm(const bl__network *net) {
+    return &net->params[net->n_params - 1];
+}
+
+/* Normalizes and packs the block; rstd[n]. */
+static void take_input(const head_block *b, float *rstd) {
+    bl__network *net = b->net;
+    const bl__gemm *gemm = net->gemm;
+    size_t dim = net->config.dim;
+    const float *x = net->final + b->t * dim;
+    for (size_t i = 0; i < b->n; i++, x += dim) {
+        float squares;
+        net->kernels->dot_rows(x, dim, 1, dim, x, dim, 1, &squares, 1);
+        rstd[i] = 1.0f / sqrtf(squares / (float)dim + net->config.norm_eps);
+        net->loops->norm_apply(x, final_norm(net)->value, rstd[i], dim, b->w->a + i * dim);
+        gemm->pack_row(b->w->a + i * dim, dim, 1.0f,
+                       (char *)b->w->rows + i * units_of(gemm, dim) * 4);
+    }
+    if (b->s->backward)
+        gemm->pack_panels(b->w->a, dim, b->n, dim, NULL,
+                          at_token(net, net->head_input, b->t - b->s->chunk),
+                          panel_bytes(gemm, net->chunk_tokens));
+}
+
+/* The token's loss; turns its logits into gradients. */
+static double cross_entropy(const head_block *b, float *logits, int32_t target) {
+    const bl__train_kernels *loops = b->net->loops;
+    size_t vocab = b->net->config.vocab;
+    if (target < 0) {
+        memset(logits, 0, vocab * sizeof *logits);
+        return 0;
+    }
+    float max = loops->max(logits, vocab), wanted = logits[target];
+    float sum = loops->exp_scaled(logits, vocab, 1.0f, max, logits);
+    loops->scale(logits, vocab, b->s->loss_scale / sum);
+    logits[target] -= b->s->loss_scale;
+    return (double)max + log((double)sum) - (double)wanted;
+}
+
+/* From the gradients of logits to those of the residual stream, and panels for the head's own. */
+static void backward(const head_block *b, const float *rstd) {
+    bl__network *net = b->net;
+    const bl__gemm *gemm = net->gemm;
+    scratch *w = b->w;
+    size_t dim = net->config.dim, vocab = net->config.vocab;
+    size_t row_bytes = units_of(gemm, vocab) * 4;
+    gemm->pack_panels(w->logits, vocab, b->n, vocab, NULL,
+                      at_token(net, net->head_output, b->t - b->s->chunk),
+                      panel_bytes(gemm, net->chunk_tokens));
+    for (size_t i = 0; i < b->n; i++)
+        gemm->pack_row(w->logits + i * vocab, vocab, 1.0f, (char *)w->logit_rows + i * row_bytes);
+    bl__multiply_rows(gemm, w->logit_rows, row_bytes, b->n, net->head.backward,
+                      net->head.backward_panel, vocab, dim, w->b, dim, false);
+    float *partial = net->final_partial + b->t / HEAD_TOKENS * dim;
+    memset(partial, 0, dim * sizeof *partial);
+    for (size_t i = 0; i < b->n; i++)
+        net->loops->norm_backward(w->b + i * dim, net->final + (b->t + i) * dim,
+                                  final_norm(net)->value, rstd[i], dim, false,
+                                  net->gradient + (b->t + i) * dim, partial);
+}
+
+static void run_block(const head_block *b) {
+    bl__network *net = b->net;
+    size_t vocab = net->config.vocab, dim = net->config.dim, row = b->s->row_tokens;
+    float rstd[HEAD_TOKENS];
+    double loss = 0;
+    take_input(b, rstd);
+    bl__multiply_rows(net->gemm, b->w->rows, units_of(net->gemm, dim) * 4, b->n, net->head.forward,
+                      net->head.forward_panel, dim, vocab, b->w->logits, vocab, false);
+    for (size_t i = 0; i < b->n; i++) {
+        float *logits = b->w->logits + i * vocab;
+        if (b->s->logits && b->t + i < row)
+            memcpy(b->s->logits + (b->t + i) * vocab, logits, vocab * sizeof *logits);
+        loss += cross_entropy(b, logits, b->s->targets[b->t + i]);
+    }
+    net->losses[b->t / HEAD_TOKENS] = loss;
+    if (b->s->backward)
+        backward(b, rstd);
+}
+
+static void head_part(void *context, size_t part, size_t n_parts) {
+    slice *s = context;
+    size_t n = ceil_div(s->chunk_end - s->chunk, HEAD_TOKENS);
+    for (size_t i = n * part / n_parts; i < n * (part + 1) / n_parts; i++) {
+        head_block b = {.s = s, .net = s->net, .w = &s->net->scratch[part]};
+        b.t = s->chunk + i * HEAD_TOKENS;
+        b.n = bl__min_size(HEAD_TOKENS, s->chunk_end - b.t);
+        run_block(&b);
+    }
+}
+
+static void head_gradient_part(void *context, size_t part, size_t n_parts) {
+    const slice *s = context;
+    const bl__network *net = s->net;
+    const bl__gemm *gemm = net->gemm;
+    size_t dim = net->config.dim, vocab = net->config.vocab, panel = gemm->panel;
+    size_t n = ceil_div(vocab, panel), bytes = panel_bytes(gemm, net->chunk_tokens);
+    for (size_t p = n * part / n_parts; p < n * (part + 1) / n_parts; p++)
+        bl__multiply_panel(gemm, (char *)net->head_output + p * bytes, net->head_input, bytes,
+                           s->chunk_end - s->chunk, net->params[0].grad + p * panel * dim,
+                           bl__min_size(panel, vocab - p * panel), dim);
+}
+
+double bl__head_run(slice *s) {
+    bl__network *net = s->net;
+    size_t n_blocks = ceil_div(s->n_tokens, HEAD_TOKENS);
+    for (s->chunk = 0; s->chunk < s->n_tokens; s->chunk = s->chunk_end) {
+        s->chunk_end = bl__min_size(s->chunk + net->chunk_tokens, s->n_tokens);
+        bl__run_parts(net, head_part, s, ceil_div(s->chunk_end - s->chunk, HEAD_TOKENS));
+        if (s->backward)
+            bl__run_parts(net, head_gradient_part, s,
+                          ceil_div(net->config.vocab, net->gemm->panel));
+    }
+    double loss = 0;
+    for (size_t i = 0; i < n_blocks; i++)
+        loss += net->losses[i];
+    for (size_t i = 0; s->backward && i < n_blocks; i++)
+        net->loops->add(final_norm(net)->grad, net->final_partial + i * net->config.dim,
+                        net->config.dim);
+    return loss;
+}
+
+/* Columns of the embedding, so that no two parts meet in a row that several tokens took. */
+static void embedding_part(void *context, size_t part, size_t n_parts) {
+    const slice *s = context;
+    const bl__network *net = s->net;
+    size_t dim = net->config.dim;
+    size_t begin = dim * part / n_parts, end = dim * (part + 1) / n_parts;
+    for (size_t t = 0; t < s->n_tokens; t++)
+        net->loops->add(net->params[0].grad + (size_t)s->inputs[t] * dim + begin,
+                        net->gradient + t * dim + begin, end - begin);
+}
+
+void bl__embedding_gradient(slice *s) {
+    bl__run_parts(s->net, embedding_part, s, ceil_div(s->net->config.dim, 64));
+}

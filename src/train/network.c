@@ -1,0 +1,395 @@
+/* Owns the parameters, the memory and the order of a step. Must not know how any part computes. */
+#include "train/network.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "base/error.h"
+#include "base/random.h"
+#include "quant/t2.h"
+#include "train/graph.h"
+
+enum {
+    MAX_LAYERS = 1024,
+    MAX_WIDTH = 1 << 20, /* of dim, ffn_dim, heads x head_dim: integer products stay in int32 */
+    MAX_VOCAB = 1 << 24,
+    MAX_CONTEXT = 1 << 24,
+    CHUNK_LOGITS = 1 << 22 /* gradients of logits kept at a time, at least HEAD_TOKENS rows */
+};
+
+void bl__run_parts(bl__network *net, bl__part_fn fn, void *context, size_t n_items) {
+    bl__pool_run(net->pool, fn, context, bl__min_size(n_items, net->n_parts));
+}
+
+bl__param *bl__layer_param(const bl__network *net, size_t index, size_t which) {
+    return &net->params[1 + index * BL_PARAMS_PER_LAYER + which];
+}
+
+/* ---- layout: the same walk measures and hands out ---- */
+
+static void *take_floats(bl__arena *arena, size_t rows, size_t cols) {
+    size_t n;
+    if (!bl__mul_size(rows, cols, &n)) {
+        arena->overflowed = true;
+        return NULL;
+    }
+    return bl__arena_alloc(arena, n, sizeof(float));
+}
+
+/* Panels of [k][n]. */
+static void *take_panels(const bl__network *net, bl__arena *arena, size_t k, size_t n) {
+    return take_floats(arena, ceil_div(n, net->gemm->panel) * net->gemm->panel,
+                       units_of(net->gemm, k));
+}
+
+static void set_param(bl__network *net, bl__arena *arena, size_t index, size_t rows, size_t cols) {
+    bl__param *p = &net->params[index];
+    p->rows = rows;
+    p->cols = cols;
+    p->decays = rows > 1;
+    p->value = take_floats(arena, rows, cols);
+    p->grad = take_floats(arena, rows, cols);
+}
+
+static void layout_params(bl__network *net, bl__arena *arena) {
+    static const char *const names[BL_PARAMS_PER_LAYER] = {"input_layernorm",
+                                                           "self_attn.q_proj",
+                                                           "self_attn.k_proj",
+                                                           "self_attn.v_proj",
+                                                           "self_attn.attn_sub_norm",
+                                                           "self_attn.o_proj",
+                                                           "post_attention_layernorm",
+                                                           "mlp.gate_proj",
+                                                           "mlp.up_proj",
+                                                           "mlp.ffn_sub_norm",
+                                                           "mlp.down_proj"};
+    const bl__network_config *c = &net->config;
+    size_t dim = c->dim, ffn = c->ffn_dim, q = net->q_dim, kv = net->kv_dim, sub = c->sub_norms;
+    const size_t shapes[BL_PARAMS_PER_LAYER][2] = {{1, dim},   {q, dim},   {kv, dim}, {kv, dim},
+                                                   {sub, q},   {dim, q},   {1, dim},  {ffn, dim},
+                                                   {ffn, dim}, {sub, ffn}, {dim, ffn}};
+    set_param(net, arena, 0, c->vocab, dim);
+    net->params[0].decays = true;
+    for (size_t i = 0; i < c->n_layers; i++)
+        for (size_t j = 0; j < BL_PARAMS_PER_LAYER; j++) {
+            bl__param *p = bl__layer_param(net, i, j);
+            set_param(net, arena, (size_t)(p - net->params), shapes[j][0], shapes[j][1]);
+            snprintf(p->name, sizeof p->name, "model.layers.%zu.%s.weight", i, names[j]);
+            p->linear = j != BL_PARAM_ATTN_NORM && j != BL_PARAM_ATTN_SUB_NORM &&
+                        j != BL_PARAM_FFN_NORM && j != BL_PARAM_FFN_SUB_NORM;
+            p->decays = p->linear;
+        }
+    set_param(net, arena, net->n_params - 1, 1, dim);
+    snprintf(net->params[0].name, sizeof net->params[0].name, "model.embed_tokens.weight");
+    snprintf(net->params[net->n_params - 1].name, sizeof net->params[0].name, "model.norm.weight");
+}
+
+static void layout_linear(bl__network *net, bl__arena *arena, linear *l, bl__param *param,
+                          bool quantized) {
+    l->param = param;
+    l->rows = param->rows;
+    l->cols = param->cols;
+    l->gamma = 1.0f;
+    l->forward_panel = panel_bytes(net->gemm, l->cols);
+    l->backward_panel = panel_bytes(net->gemm, l->rows);
+    l->backward = take_panels(net, arena, l->rows, l->cols);
+    if (quantized)
+        l->tiles = bl__arena_alloc(arena, bl__t2_tiles(l->rows), bl__t2_stride(l->cols));
+    else
+        l->forward = take_panels(net, arena, l->cols, l->rows);
+}
+
+static void layout_layer(bl__network *net, bl__arena *arena, size_t index) {
+    static const unsigned char weights[N_LINEARS] = {
+        BL_PARAM_Q, BL_PARAM_K, BL_PARAM_V, BL_PARAM_O, BL_PARAM_GATE, BL_PARAM_UP, BL_PARAM_DOWN};
+    static const unsigned char norms[N_INPUTS] = {BL_PARAM_ATTN_NORM, BL_PARAM_ATTN_SUB_NORM,
+                                                  BL_PARAM_FFN_NORM, BL_PARAM_FFN_SUB_NORM};
+    layer *l = &net->layers[index];
+    size_t n = net->slice_tokens, dim = net->config.dim;
+    for (size_t i = 0; i < N_LINEARS; i++)
+        layout_linear(net, arena, &l->linears[i], bl__layer_param(net, index, weights[i]),
+                      is_quantized(net));
+    for (size_t i = 0; i < N_INPUTS; i++) {
+        input *in = &l->inputs[i];
+        in->norm = bl__layer_param(net, index, norms[i]);
+        in->cols = in->norm->cols;
+        in->panels = take_panels(net, arena, n, in->cols);
+        in->rstd = take_floats(arena, n, 1);
+        in->steps = is_quantized(net) ? take_floats(arena, n, 1) : NULL;
+    }
+    l->x = take_floats(arena, n, dim);
+    l->h = take_floats(arena, n, dim);
+    l->q = take_floats(arena, n, net->q_dim);
+    l->k = take_floats(arena, n, net->kv_dim);
+    l->v = take_floats(arena, n, net->kv_dim);
+    l->attended = take_floats(arena, n, net->q_dim);
+    l->log_sum = take_floats(arena, n, net->config.n_heads);
+    l->gate = take_floats(arena, n, net->config.ffn_dim);
+    l->up = take_floats(arena, n, net->config.ffn_dim);
+}
+
+static void layout_scratch(bl__network *net, bl__arena *arena, scratch *w) {
+    size_t cols = net->max_cols, tokens = net->max_tokens, d = net->config.head_dim;
+    w->a = take_floats(arena, BLOCK_TOKENS, cols);
+    w->b = take_floats(arena, BLOCK_TOKENS, cols);
+    w->c = take_floats(arena, BLOCK_TOKENS, cols);
+    w->d = take_floats(arena, BLOCK_TOKENS, cols);
+    w->rows = take_floats(arena, BLOCK_TOKENS, units_of(net->gemm, cols));
+    w->q8.stride = bl__t2_blocks(cols) * BL_T2_COLS;
+    w->q8.q = bl__arena_alloc(arena, BLOCK_TOKENS, w->q8.stride);
+    w->q8.step = take_floats(arena, BLOCK_TOKENS, 1);
+    w->q8.sum = bl__arena_alloc(arena, BLOCK_TOKENS, sizeof *w->q8.sum);
+    w->scores = take_floats(arena, BLOCK_TOKENS, net->score_stride);
+    w->grads = take_floats(arena, BLOCK_TOKENS, net->score_stride);
+    w->score_rows = take_floats(arena, BLOCK_TOKENS, units_of(net->gemm, tokens > d ? tokens : d));
+    w->score_panels = take_panels(net, arena, BLOCK_TOKENS, tokens);
+    w->keys_t = take_panels(net, arena, d, tokens);
+    w->values_t = take_panels(net, arena, d, tokens);
+    w->keys = take_panels(net, arena, tokens, d);
+    w->values = take_panels(net, arena, tokens, d);
+    w->small[0] = take_panels(net, arena, BLOCK_TOKENS, d);
+    w->small[1] = take_panels(net, arena, BLOCK_TOKENS, d);
+    w->logits = take_floats(arena, HEAD_TOKENS, net->config.vocab);
+    w->logit_rows = take_floats(arena, HEAD_TOKENS, units_of(net->gemm, net->config.vocab));
+}
+
+static void layout_slice(bl__network *net, bl__arena *arena) {
+    const bl__network_config *c = &net->config;
+    size_t n = net->slice_tokens, n_blocks = ceil_div(n, BLOCK_TOKENS), half = c->head_dim / 2;
+    size_t n_head_blocks = ceil_div(n, HEAD_TOKENS), n_chunks = ceil_div(c->vocab, ROW_CHUNK);
+    net->cosines = take_floats(arena, net->max_tokens, half);
+    net->sines = take_floats(arena, net->max_tokens, half);
+    net->final = take_floats(arena, n, c->dim);
+    net->gradient = take_floats(arena, n, c->dim);
+    net->dq = take_floats(arena, n, net->q_dim);
+    net->dk = take_floats(arena, n, net->kv_dim);
+    net->dv = take_floats(arena, n, net->kv_dim);
+    net->dattended = take_floats(arena, n, net->q_dim);
+    for (size_t i = 0; i < N_LINEARS; i++) {
+        net->outputs[i] = take_panels(net, arena, n, net->layers[0].linears[i].rows);
+        n_chunks += c->n_layers * ceil_div(net->layers[0].linears[i].rows, ROW_CHUNK);
+    }
+    for (size_t i = 0; i < N_INPUTS; i++)
+        net->partial[i] = take_floats(arena, n_blocks, net->layers[0].inputs[i].cols);
+    net->head_input = take_panels(net, arena, net->chunk_tokens, c->dim);
+    net->head_output = take_panels(net, arena, net->chunk_tokens, c->vocab);
+    net->final_partial = take_floats(arena, n_head_blocks, c->dim);
+    net->losses = bl__arena_alloc(arena, n_head_blocks, sizeof *net->losses);
+    net->flips = bl__arena_alloc(arena, n_chunks, sizeof *net->flips);
+}
+
+static void layout(bl__network *net, bl__arena *arena) {
+    layout_params(net, arena);
+    for (size_t i = 0; i < net->config.n_layers; i++)
+        layout_layer(net, arena, i);
+    layout_linear(net, arena, &net->head, &net->params[0], false);
+    layout_slice(net, arena);
+    for (size_t i = 0; i < net->n_parts; i++)
+        layout_scratch(net, arena, &net->scratch[i]);
+}
+
+/* ---- creation ---- */
+
+static bl_status check_config(const bl__network_config *c, size_t n_rows, size_t n_tokens,
+                              bl_error *err) {
+    const struct {
+        const char *name;
+        uint64_t value, max;
+    } sizes[] = {{"layers", c->n_layers, MAX_LAYERS},
+                 {"dim", c->dim, MAX_WIDTH},
+                 {"ffn_dim", c->ffn_dim, MAX_WIDTH},
+                 {"heads", c->n_heads, MAX_WIDTH},
+                 {"kv_heads", c->n_kv_heads, c->n_heads},
+                 {"head_dim", c->head_dim, MAX_WIDTH},
+                 {"heads x head_dim", (uint64_t)c->n_heads * c->head_dim, MAX_WIDTH},
+                 {"vocab", c->vocab, MAX_VOCAB},
+                 {"context", c->context, MAX_CONTEXT},
+                 {"tokens in a row", n_tokens, c->context},
+                 {"rows in a batch", n_rows, MAX_WIDTH}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
+        if (sizes[i].value < 1 || sizes[i].value > sizes[i].max)
+            return bl__fail(err, BL_ERR_ARGUMENT, "network: %s %llu, expected 1 to %llu",
+                            sizes[i].name, (unsigned long long)sizes[i].value,
+                            (unsigned long long)sizes[i].max);
+    if (c->n_heads % c->n_kv_heads || c->head_dim % 2)
+        return bl__fail(err, BL_ERR_ARGUMENT,
+                        "network: %u heads, %u kv_heads, head_dim %u: expected heads in equal "
+                        "groups and an even head_dim",
+                        c->n_heads, c->n_kv_heads, c->head_dim);
+    if (!(c->rope_base > 0) || !(c->norm_eps >= 0) || !isfinite(c->rope_base))
+        return bl__fail(err, BL_ERR_ARGUMENT, "network: rope_base %g, norm_eps %g",
+                        (double)c->rope_base, (double)c->norm_eps);
+    return BL_OK;
+}
+
+static size_t max3(size_t a, size_t b, size_t c) {
+    a = a > b ? a : b;
+    return a > c ? a : c;
+}
+
+static void set_sizes(bl__network *net, size_t n_rows, size_t n_tokens) {
+    const bl__network_config *c = &net->config;
+    size_t rows = SLICE_TOKENS / n_tokens, chunk = CHUNK_LOGITS / c->vocab;
+    rows = rows < 1 ? 1 : bl__min_size(rows, n_rows);
+    net->loops = bl__train_kernels_get();
+    net->kernels = bl__kernels_get();
+    bool bf16 = c->precision == BL_PRECISION_BF16 ||
+                (c->precision == BL_PRECISION_AUTO && net->loops->native_bf16);
+    net->gemm = bf16 ? &net->loops->bf16 : &net->loops->float32;
+    net->n_params = 2 + (size_t)c->n_layers * BL_PARAMS_PER_LAYER;
+    net->q_dim = (size_t)c->n_heads * c->head_dim;
+    net->kv_dim = (size_t)c->n_kv_heads * c->head_dim;
+    net->max_cols = max3(c->dim, c->ffn_dim, net->q_dim);
+    net->max_rows = n_rows;
+    net->max_tokens = n_tokens;
+    net->slice_tokens = rows * n_tokens;
+    chunk = chunk / HEAD_TOKENS * HEAD_TOKENS;
+    chunk = chunk < HEAD_TOKENS ? HEAD_TOKENS : chunk;
+    net->chunk_tokens = bl__min_size(chunk, ceil_div(net->slice_tokens, 2) * 2);
+    net->n_parts = (size_t)bl__pool_threads(net->pool) * PARTS_PER_THREAD;
+    net->score_stride = ceil_div(n_tokens, net->gemm->panel) * net->gemm->panel;
+}
+
+/* Angles are rounded to float32 where transformers rounds them; see model/attention.c. */
+static void prepare_rope(bl__network *net) {
+    size_t half = net->config.head_dim / 2;
+    for (size_t i = 0; i < half; i++) {
+        float exponent = (float)(2 * i) / (float)net->config.head_dim;
+        float frequency = 1.0f / (float)pow((double)net->config.rope_base, (double)exponent);
+        for (size_t pos = 0; pos < net->max_tokens; pos++) {
+            float angle = (float)pos * frequency;
+            net->cosines[pos * half + i] = (float)cos((double)angle);
+            net->sines[pos * half + i] = (float)sin((double)angle);
+        }
+    }
+}
+
+bl_status bl__network_create(const bl__network_config *config, size_t n_rows, size_t n_tokens,
+                             bl__pool *pool, bl__network **out, bl_error *err) {
+    bl_status status = check_config(config, n_rows, n_tokens, err);
+    if (status != BL_OK)
+        return status;
+    bl__network *net = bl__calloc(1, sizeof *net);
+    if (!net)
+        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a network");
+    net->config = *config;
+    net->pool = pool;
+    set_sizes(net, n_rows, n_tokens);
+    net->params = bl__calloc(net->n_params, sizeof *net->params);
+    net->layers = bl__calloc(config->n_layers, sizeof *net->layers);
+    net->scratch = bl__calloc(net->n_parts, sizeof *net->scratch);
+    if (!net->params || !net->layers || !net->scratch) {
+        status = bl__fail(err, BL_ERR_MEMORY, "cannot allocate a network of %u layers",
+                          config->n_layers);
+        goto fail;
+    }
+    bl__arena measure = bl__arena_measuring();
+    layout(net, &measure);
+    if (measure.overflowed) {
+        status = bl__fail(err, BL_ERR_LIMIT, "network: its sizes overflow");
+        goto fail;
+    }
+    if ((status = bl__arena_create(measure.used, &net->arena, err)) != BL_OK)
+        goto fail;
+    layout(net, &net->arena);
+    prepare_rope(net);
+    *out = net;
+    return BL_OK;
+fail:
+    bl__network_free(net);
+    return status;
+}
+
+void bl__network_free(bl__network *net) {
+    if (!net)
+        return;
+    bl__arena_destroy(&net->arena);
+    bl__free(net->params);
+    bl__free(net->layers);
+    bl__free(net->scratch);
+    bl__free(net);
+}
+
+/* ---- parameters ---- */
+
+const bl__network_config *bl__network_get_config(const bl__network *net) {
+    return &net->config;
+}
+size_t bl__network_bytes(const bl__network *net) {
+    return net->arena.size;
+}
+const char *bl__network_compute(const bl__network *net) {
+    return net->gemm->name;
+}
+double bl__network_flips(const bl__network *net) {
+    return net->flip_share;
+}
+
+bl__param *bl__network_params(bl__network *net, size_t *n) {
+    *n = net->n_params;
+    return net->params;
+}
+
+/* Box and Muller's method. */
+static float random_normal(bl__random *random) {
+    double u = 1.0 - bl__random_f64(random), angle = 6.283185307179586 * bl__random_f64(random);
+    return (float)(sqrt(-2.0 * log(u)) * cos(angle));
+}
+
+void bl__network_initialize(bl__network *net, float std, uint64_t seed) {
+    bl__random random;
+    bl__random_seed(&random, seed);
+    for (size_t i = 0; i < net->n_params; i++) {
+        bl__param *p = &net->params[i];
+        for (size_t j = 0; j < p->rows * p->cols; j++)
+            p->value[j] = p->decays ? std * random_normal(&random) : 1.0f;
+    }
+}
+
+void bl__network_zero_gradients(bl__network *net) {
+    for (size_t i = 0; i < net->n_params; i++)
+        memset(net->params[i].grad, 0, net->params[i].rows * net->params[i].cols * sizeof(float));
+}
+
+void bl__network_quantize(bl__network *net) {
+    bl__linears_prepare(net);
+}
+
+/* ---- a step ---- */
+
+static double run_slice(slice *s) {
+    bl__network *net = s->net;
+    for (s->index = 0; s->index < net->config.n_layers; s->index++)
+        bl__layer_forward(s);
+    double loss = bl__head_run(s);
+    if (!s->backward)
+        return loss;
+    for (s->index = net->config.n_layers; s->index-- > 0;)
+        bl__layer_backward(s);
+    bl__embedding_gradient(s);
+    return loss;
+}
+
+double bl__network_step(bl__network *net, const int32_t *inputs, const int32_t *targets,
+                        size_t n_rows, size_t n_tokens, bool backward, float scale, float *logits) {
+    size_t per_slice = bl__min_size(net->slice_tokens / n_tokens, n_rows), n_counted = 0;
+    for (size_t i = 0; i < n_rows * n_tokens; i++)
+        n_counted += targets[i] >= 0;
+    double loss = 0, counted = n_counted ? (double)n_counted : 1.0;
+    for (size_t row = 0; row < n_rows; row += per_slice) {
+        slice s = {.net = net,
+                   .inputs = inputs + row * n_tokens,
+                   .targets = targets + row * n_tokens,
+                   .row_tokens = n_tokens,
+                   .backward = backward,
+                   .loss_scale = (float)((double)scale / counted),
+                   .logits = row == 0 ? logits : NULL};
+        s.n_rows = bl__min_size(per_slice, n_rows - row);
+        s.n_tokens = s.n_rows * n_tokens;
+        loss += run_slice(&s);
+    }
+    return loss / counted;
+}
