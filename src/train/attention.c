@@ -212,9 +212,9 @@ static void backward_part(void *context, size_t part, size_t n_parts) {
 }
 
 void bl__attention_forward(slice *s) {
-    bl__run_parts(s->net, forward_part, s, count_items(s));
+    bl__run_parts(s->net, BL_PHASE_ATTENTION, forward_part, s, count_items(s));
 }
 
 void bl__attention_backward(slice *s) {
-    bl__run_parts(s->net, backward_part, s, count_items(s));
+    bl__run_parts(s->net, BL_PHASE_ATTENTION_BACK, backward_part, s, count_items(s));
 }

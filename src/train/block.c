@@ -199,9 +199,9 @@ static void backward_after_part(void *context, size_t part, size_t n_parts) {
 
 void bl__layer_forward(slice *s) {
     size_t n_blocks = ceil_div(s->n_tokens, BLOCK_TOKENS);
-    bl__run_parts(s->net, before_part, s, n_blocks);
+    bl__run_parts(s->net, BL_PHASE_TO_ATTENTION, before_part, s, n_blocks);
     bl__attention_forward(s);
-    bl__run_parts(s->net, after_part, s, n_blocks);
+    bl__run_parts(s->net, BL_PHASE_FROM_ATTENTION, after_part, s, n_blocks);
 }
 
 /* Adds the blocks' sums to the norms' gradients, in the order of the blocks. */
@@ -217,9 +217,9 @@ static void reduce_norms(slice *s) {
 
 void bl__layer_backward(slice *s) {
     size_t n_blocks = ceil_div(s->n_tokens, BLOCK_TOKENS);
-    bl__run_parts(s->net, backward_before_part, s, n_blocks);
+    bl__run_parts(s->net, BL_PHASE_BACK_TO_ATTENTION, backward_before_part, s, n_blocks);
     bl__attention_backward(s);
-    bl__run_parts(s->net, backward_after_part, s, n_blocks);
+    bl__run_parts(s->net, BL_PHASE_BACK_FROM_ATTENTION, backward_after_part, s, n_blocks);
     bl__linears_gradient(s);
     reduce_norms(s);
 }

@@ -105,6 +105,7 @@ struct bl__network {
 
     size_t *flips; /* size_t[n_chunks] of weights that changed their code */
     double flip_share;
+    double seconds[BL_PHASES];
     bool quantized_before;
 };
 
@@ -147,8 +148,9 @@ static inline void *at_token(const bl__network *net, void *panels, size_t t) {
 }
 bl__param *bl__layer_param(const bl__network *net, size_t index, size_t which);
 
-/* Runs fn for parts of n items, each part with scratch of its own. */
-void bl__run_parts(bl__network *net, bl__part_fn fn, void *context, size_t n_items);
+/* Runs fn for parts of n items, each part with scratch of its own; the time counts for `phase`. */
+void bl__run_parts(bl__network *net, bl__phase phase, bl__part_fn fn, void *context,
+                   size_t n_items);
 
 /* ---- linear.c ---- */
 

@@ -133,12 +133,13 @@ static void pack_part(void *context, size_t part, size_t n_parts) {
 void bl__linears_prepare(bl__network *net) {
     size_t n_linears = net->config.n_layers * (size_t)N_LINEARS, n_chunks = 0, n_weights = 0;
     if (is_quantized(net))
-        bl__run_parts(net, measure_part, net, n_linears);
+        bl__run_parts(net, BL_PHASE_QUANTIZE, measure_part, net, n_linears);
     for (size_t i = 0; i < n_linears; i++) {
         n_chunks += ceil_div(nth_linear(net, i)->rows, ROW_CHUNK);
         n_weights += nth_linear(net, i)->rows * nth_linear(net, i)->cols;
     }
-    bl__run_parts(net, pack_part, net, n_chunks + ceil_div(net->head.rows, ROW_CHUNK));
+    bl__run_parts(net, BL_PHASE_QUANTIZE, pack_part, net,
+                  n_chunks + ceil_div(net->head.rows, ROW_CHUNK));
     size_t flips = 0;
     for (size_t i = 0; i < n_chunks; i++)
         flips += net->flips[i];
@@ -162,9 +163,15 @@ void bl__input_take(const slice *s, scratch *w, input *in, const float *x, size_
             gemm->pack_panels(x, in->cols, n_tokens, in->cols, NULL, to, token_panel(net));
         return;
     }
-    for (size_t i = 0; i < n_tokens; i++)
-        net->kernels->quantize_i8(x + i * in->cols, in->cols, w->q8.q + i * w->q8.stride,
-                                  w->q8.stride, &w->q8.step[i], &w->q8.sum[i]);
+    for (size_t i = 0; i < n_tokens; i++) {
+        const float *row = x + i * in->cols;
+        net->kernels->quantize_i8(row, in->cols, w->q8.q + i * w->q8.stride, w->q8.stride,
+                                  &w->q8.step[i], &w->q8.sum[i]);
+        /* the quantizer takes NaN for a number; a training run must see it */
+        float probe = in->norm->rows ? in->rstd[t + i] : net->loops->dot(row, row, in->cols);
+        if (!isfinite(probe))
+            w->q8.step[i] = NAN;
+    }
     if (keep) {
         gemm->pack_panels_i8(w->q8.q, w->q8.stride, n_tokens, in->cols, to, token_panel(net));
         memcpy(in->steps + t, w->q8.step, n_tokens * sizeof *in->steps);
@@ -232,5 +239,5 @@ void bl__linears_gradient(slice *s) {
     size_t n_panels = 0;
     for (size_t i = 0; i < N_LINEARS; i++)
         n_panels += ceil_div(net->layers[s->index].linears[i].rows, net->gemm->panel);
-    bl__run_parts(net, gradient_part, s, n_panels);
+    bl__run_parts(net, BL_PHASE_GRADIENTS, gradient_part, s, n_panels);
 }

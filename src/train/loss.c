@@ -124,9 +124,10 @@ double bl__head_run(slice *s) {
     size_t n_blocks = ceil_div(s->n_tokens, HEAD_TOKENS);
     for (s->chunk = 0; s->chunk < s->n_tokens; s->chunk = s->chunk_end) {
         s->chunk_end = bl__min_size(s->chunk + net->chunk_tokens, s->n_tokens);
-        bl__run_parts(net, head_part, s, ceil_div(s->chunk_end - s->chunk, HEAD_TOKENS));
+        bl__run_parts(net, BL_PHASE_HEAD, head_part, s,
+                      ceil_div(s->chunk_end - s->chunk, HEAD_TOKENS));
         if (s->backward)
-            bl__run_parts(net, head_gradient_part, s,
+            bl__run_parts(net, BL_PHASE_HEAD_GRADIENT, head_gradient_part, s,
                           ceil_div(net->config.vocab, net->gemm->panel));
     }
     double loss = 0;
@@ -150,5 +151,5 @@ static void embedding_part(void *context, size_t part, size_t n_parts) {
 }
 
 void bl__embedding_gradient(slice *s) {
-    bl__run_parts(s->net, embedding_part, s, ceil_div(s->net->config.dim, 64));
+    bl__run_parts(s->net, BL_PHASE_EMBEDDING, embedding_part, s, ceil_div(s->net->config.dim, 64));
 }

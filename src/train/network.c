@@ -4,6 +4,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
+#include <time.h>
 
 #include "base/alloc.h"
 #include "base/checked.h"
@@ -20,8 +21,17 @@ enum {
     CHUNK_LOGITS = 1 << 22 /* gradients of logits kept at a time, at least HEAD_TOKENS rows */
 };
 
-void bl__run_parts(bl__network *net, bl__part_fn fn, void *context, size_t n_items) {
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+void bl__run_parts(bl__network *net, bl__phase phase, bl__part_fn fn, void *context,
+                   size_t n_items) {
+    double start = now();
     bl__pool_run(net->pool, fn, context, bl__min_size(n_items, net->n_parts));
+    net->seconds[phase] += now() - start;
 }
 
 bl__param *bl__layer_param(const bl__network *net, size_t index, size_t which) {
@@ -323,6 +333,9 @@ size_t bl__network_bytes(const bl__network *net) {
 }
 const char *bl__network_compute(const bl__network *net) {
     return net->gemm->name;
+}
+double bl__network_seconds(const bl__network *net, bl__phase phase) {
+    return net->seconds[phase];
 }
 double bl__network_flips(const bl__network *net) {
     return net->flip_share;

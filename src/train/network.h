@@ -103,4 +103,27 @@ double bl__network_flips(const bl__network *network);
 double bl__network_step(bl__network *network, const int32_t *inputs, const int32_t *targets,
                         size_t n_rows, size_t n_tokens, bool backward, float scale, float *logits);
 
+/* Where the time of quantization and steps went, since the network was created. */
+#define BL_NETWORK_PHASES(X)                                                                       \
+    X(QUANTIZE, "quantize and pack weights")                                                       \
+    X(TO_ATTENTION, "forward to attention")                                                        \
+    X(ATTENTION, "attention forward")                                                              \
+    X(FROM_ATTENTION, "forward from attention")                                                    \
+    X(HEAD, "head, loss and gradient of logits")                                                   \
+    X(HEAD_GRADIENT, "gradient of the head")                                                       \
+    X(BACK_TO_ATTENTION, "backward to attention")                                                  \
+    X(ATTENTION_BACK, "attention backward")                                                        \
+    X(BACK_FROM_ATTENTION, "backward from attention")                                              \
+    X(GRADIENTS, "gradients of linears")                                                           \
+    X(EMBEDDING, "gradient of the embedding")
+
+typedef enum bl__phase {
+#define BL_PHASE_ENUM(name, text) BL_PHASE_##name,
+    BL_NETWORK_PHASES(BL_PHASE_ENUM)
+#undef BL_PHASE_ENUM
+        BL_PHASES
+} bl__phase;
+
+double bl__network_seconds(const bl__network *network, bl__phase phase);
+
 #endif

@@ -1,0 +1,476 @@
+/* Checks the trainer's network: finite differences of every gradient, the same bits on any number
+ * of threads, bfloat16 beside float32, no allocation in a step, failing memory, refused sizes.
+ * `unit_network --bench [THREADS [STEPS]]` measures full steps and says where the time goes. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include <cmocka.h>
+
+#include "base/alloc.h"
+#include "base/random.h"
+#include "train/network.h"
+#include "train/optimizer.h"
+
+/* Nothing here is a multiple of anything that kernels like. */
+static bl__network_config odd_config(void) {
+    return (bl__network_config){.n_layers = 2,
+                                .dim = 23,
+                                .ffn_dim = 37,
+                                .n_heads = 6,
+                                .n_kv_heads = 2,
+                                .head_dim = 10,
+                                .vocab = 71,
+                                .context = 80,
+                                .rope_base = 10000.0f,
+                                .norm_eps = 1e-5f,
+                                .weights = BL_WEIGHTS_FLOAT,
+                                .precision = BL_PRECISION_FLOAT32,
+                                .relu2 = true,
+                                .sub_norms = true};
+}
+
+static bool verbose;
+
+enum { ROWS = 3, TOKENS = 69, MAX_IDS = 16 * 256 };
+static int32_t inputs[MAX_IDS], targets[MAX_IDS];
+
+static void fill_ids(size_t n, uint32_t vocab, uint64_t seed) {
+    bl__random random;
+    bl__random_seed(&random, seed);
+    for (size_t i = 0; i < n; i++) {
+        inputs[i] = (int32_t)bl__random_below(&random, vocab);
+        targets[i] = (int32_t)bl__random_below(&random, vocab);
+        if (i % 7 == 3)
+            targets[i] = -1;
+    }
+}
+
+/* A network with weights of a size that makes every part matter, norms off one. */
+static bl__network *make_network(const bl__network_config *config, size_t rows, size_t tokens,
+                                 bl__pool *pool) {
+    bl__network *net = NULL;
+    bl_error err;
+    if (bl__network_create(config, rows, tokens, pool, &net, &err) != BL_OK)
+        fail_msg("%s", err.message);
+    bl__network_initialize(net, 0.3f, 11);
+    size_t n;
+    bl__param *params = bl__network_params(net, &n);
+    bl__random random;
+    bl__random_seed(&random, 12);
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; !params[i].decays && j < params[i].rows * params[i].cols; j++)
+            params[i].value[j] += (float)(0.4 * (bl__random_f64(&random) - 0.5));
+    bl__network_quantize(net);
+    return net;
+}
+
+static double loss_of(bl__network *net, size_t rows, size_t tokens) {
+    bl__network_quantize(net);
+    return bl__network_step(net, inputs, targets, rows, tokens, false, 1.0f, NULL);
+}
+
+/* Along a random direction in one tensor the loss must change as the gradient says. */
+static void check_direction(bl__network *net, bl__param *p, const float *grad, size_t rows,
+                            size_t tokens, bl__random *random) {
+    size_t n = p->rows * p->cols;
+    float *kept = bl__malloc_array(n, sizeof *kept);
+    memcpy(kept, p->value, n * sizeof *kept);
+    double expected = 0, difference[2], step = 4e-3, length = 0;
+    signed char *signs = bl__malloc(n);
+    for (size_t i = 0; i < n; i++) {
+        signs[i] = bl__random_f64(random) < 0.5 ? -1 : 1;
+        /* half of the elements along the gradient, so that the slope is not lost in rounding */
+        if (i % 2)
+            signs[i] = grad[i] < 0 ? -1 : 1;
+        length += fabs((double)grad[i]);
+        expected += (double)grad[i] * signs[i];
+    }
+    step = fmin(step, 1e-2 / (length + 1e-9));
+    for (int side = 0; side < 2; side++) {
+        for (size_t i = 0; i < n; i++)
+            p->value[i] = kept[i] + (float)(side ? step : -step) * (float)signs[i];
+        difference[side] = loss_of(net, rows, tokens);
+    }
+    double found = (difference[1] - difference[0]) / (2 * step);
+    memcpy(p->value, kept, n * sizeof *kept);
+    bl__free(kept);
+    bl__free(signs);
+    if (!(fabs(found - expected) < 0.01 * fabs(expected) + 1e-4))
+        fail_msg("%s: slope %.6g, gradient says %.6g", p->name, found, expected);
+}
+
+static void check_gradients(const bl__network_config *config) {
+    bl__network *net = make_network(config, ROWS, TOKENS, NULL);
+    size_t n;
+    bl__param *params = bl__network_params(net, &n);
+    bl__random random;
+    bl__random_seed(&random, 5);
+    fill_ids(ROWS * TOKENS, config->vocab, 3);
+    bl__network_step(net, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
+    for (size_t i = 0; i < n; i++)
+        for (int repeat = 0; repeat < 2 && params[i].rows; repeat++)
+            check_direction(net, &params[i], params[i].grad, ROWS, TOKENS, &random);
+    bl__network_free(net);
+}
+
+static void gradients_are_slopes(void **state) {
+    (void)state;
+    for (int variant = 0; variant < 4; variant++) {
+        bl__network_config config = odd_config();
+        config.relu2 = variant & 1;
+        config.sub_norms = variant & 2;
+        check_gradients(&config);
+    }
+}
+
+static const bl__weight_mode all_modes[] = {BL_WEIGHTS_FLOAT, BL_WEIGHTS_TERNARY,
+                                            BL_WEIGHTS_BINARY};
+
+static void gradients_add_up_and_scale(void **state) {
+    (void)state;
+    for (size_t m = 0; m < 3; m++) {
+        bl__network_config config = odd_config();
+        config.weights = all_modes[m];
+        bl__network *net = make_network(&config, ROWS, TOKENS, NULL);
+        size_t n;
+        bl__param *params = bl__network_params(net, &n);
+        fill_ids(ROWS * TOKENS, config.vocab, 3);
+        bl__network_step(net, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
+        float one = params[3].grad[5];
+        assert_true(one != 0.0f);
+        bl__network_step(net, inputs, targets, ROWS, TOKENS, true, 0.5f, NULL);
+        assert_true(fabsf(params[3].grad[5] - 1.5f * one) < 1e-5f * fabsf(one));
+        bl__network_zero_gradients(net);
+        assert_true(params[3].grad[5] == 0.0f);
+        for (size_t i = 0; i < ROWS * TOKENS; i++)
+            targets[i] = -1; /* nothing counts */
+        assert_true(bl__network_step(net, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL) == 0.0);
+        assert_true(params[3].grad[5] == 0.0f);
+        bl__network_free(net);
+    }
+}
+
+/* A few updates; copies values and returns the last loss. */
+static double train_some(const bl__network_config *config, uint32_t n_threads, size_t rows,
+                         size_t tokens, float *values) {
+    bl__pool *pool = NULL;
+    assert_int_equal(bl__pool_create(n_threads, false, &pool, NULL), BL_OK);
+    bl__network *net = make_network(config, rows, tokens, pool);
+    size_t n, at = 0;
+    bl__param *params = bl__network_params(net, &n);
+    bl__optimizer *optimizer = NULL;
+    bl__optimizer_config adamw = {0.9, 0.95, 1e-8};
+    assert_int_equal(bl__optimizer_create(&adamw, params, n, pool, &optimizer, NULL), BL_OK);
+    double loss = 0;
+    for (int step = 0; step < 3; step++) {
+        fill_ids(rows * tokens, config->vocab, (uint64_t)step);
+        bl__network_quantize(net);
+        loss = bl__network_step(net, inputs, targets, rows, tokens, true, 1.0f, NULL);
+        bl__optimizer_step(optimizer, 1e-3, 0.1, 1.0);
+    }
+    for (size_t i = 0; i < n; at += params[i].rows * params[i].cols, i++)
+        memcpy(values + at, params[i].value, params[i].rows * params[i].cols * sizeof(float));
+    bl__optimizer_free(optimizer);
+    bl__network_free(net);
+    bl__pool_free(pool);
+    return loss;
+}
+
+enum { MAX_VALUES = 40000 };
+static float values[2][MAX_VALUES];
+
+static void threads_change_no_bit(void **state) {
+    (void)state;
+    for (size_t m = 0; m < 6; m++) {
+        bl__network_config config = odd_config();
+        config.weights = all_modes[m % 3];
+        config.precision = m < 3 ? BL_PRECISION_FLOAT32 : BL_PRECISION_BF16;
+        memset(values, 0, sizeof values);
+        double alone = train_some(&config, 1, ROWS, TOKENS, values[0]);
+        for (uint32_t threads = 2; threads <= 5; threads++) {
+            double together = train_some(&config, threads, ROWS, TOKENS, values[1]);
+            assert_memory_equal(&together, &alone, sizeof alone);
+            assert_memory_equal(values[1], values[0], sizeof *values);
+        }
+    }
+}
+
+/* Rows in several slices give the gradients of one slice, but for the order of sums. */
+static void slices_add_up(void **state) {
+    (void)state;
+    bl__network_config config = odd_config();
+    config.context = 128;
+    bl__network *net = make_network(&config, 32, 128, NULL); /* 4096 tokens */
+    size_t n;
+    bl__param *params = bl__network_params(net, &n);
+    fill_ids(32 * 128, config.vocab, 9);
+    double all = bl__network_step(net, inputs, targets, 32, 128, true, 1.0f, NULL), sum = 0;
+    float *together = bl__malloc_array(params[4].rows * params[4].cols, sizeof *together);
+    memcpy(together, params[4].grad, params[4].rows * params[4].cols * sizeof *together);
+    bl__network_zero_gradients(net);
+    size_t counted = 0, total = 0;
+    for (size_t i = 0; i < 32 * 128; i++)
+        total += targets[i] >= 0;
+    for (size_t row = 0; row < 32; row += 5) {
+        size_t rows = row + 5 <= 32 ? 5 : 32 - row, here = 0;
+        for (size_t i = row * 128; i < (row + rows) * 128; i++)
+            here += targets[i] >= 0;
+        counted += here;
+        sum += (double)here * bl__network_step(net, inputs + row * 128, targets + row * 128, rows,
+                                               128, true, (float)here / (float)total, NULL);
+    }
+    assert_int_equal(counted, total);
+    assert_true(fabs(sum / (double)total - all) < 1e-5 * all);
+    double difference = 0, size = 0;
+    for (size_t i = 0; i < params[4].rows * params[4].cols; i++) {
+        difference += fabs((double)together[i] - (double)params[4].grad[i]);
+        size += fabs((double)together[i]);
+    }
+    assert_true(difference < 1e-4 * size);
+    bl__free(together);
+    bl__network_free(net);
+}
+
+/* bfloat16 keeps 8 bits, so a product's relative error is about 2^-9 / sqrt(3) a factor; a chain
+ * of them through two layers stays below this share of each gradient's norm. */
+static void bfloat16_stays_near_float32(void **state) {
+    (void)state;
+    for (size_t m = 0; m < 3; m++) {
+        bl__network_config config = odd_config();
+        config.weights = all_modes[m];
+        bl__network *exact = make_network(&config, ROWS, TOKENS, NULL);
+        config.precision = BL_PRECISION_BF16;
+        bl__network *rough = make_network(&config, ROWS, TOKENS, NULL);
+        size_t n;
+        bl__param *a = bl__network_params(exact, &n), *b = bl__network_params(rough, &n);
+        fill_ids(ROWS * TOKENS, config.vocab, 3);
+        double x = bl__network_step(exact, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
+        double y = bl__network_step(rough, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
+        assert_true(fabs(x - y) < 5e-3 * x);
+        for (size_t i = 0; i < n; i++) {
+            double difference = 0, size = 0;
+            for (size_t j = 0; j < a[i].rows * a[i].cols; j++) {
+                difference += pow((double)a[i].grad[j] - (double)b[i].grad[j], 2);
+                size += pow((double)a[i].grad[j], 2);
+            }
+            if (verbose)
+                printf("  %-50s %.2e\n", a[i].name, sqrt(difference / size));
+            if (!(sqrt(difference) <= 3 * sqrt(size)))
+                fail_msg("%s (mode %zu): bf16 is off by %.3g of the norm", a[i].name, m,
+                         sqrt(difference / size));
+        }
+        bl__network_free(exact);
+        bl__network_free(rough);
+    }
+}
+
+static void steps_allocate_nothing(void **state) {
+    (void)state;
+    for (size_t m = 0; m < 3; m++) {
+        bl__network_config config = odd_config();
+        config.weights = all_modes[m];
+        config.precision = BL_PRECISION_AUTO;
+        bl__pool *pool = NULL;
+        assert_int_equal(bl__pool_create(3, false, &pool, NULL), BL_OK);
+        bl__network *net = make_network(&config, ROWS, TOKENS, pool);
+        size_t n;
+        bl__param *params = bl__network_params(net, &n);
+        bl__optimizer *optimizer = NULL;
+        bl__optimizer_config adamw = {0.9, 0.95, 1e-8};
+        assert_int_equal(bl__optimizer_create(&adamw, params, n, pool, &optimizer, NULL), BL_OK);
+        fill_ids(ROWS * TOKENS, config.vocab, 3);
+        long before = bl__alloc_count();
+        for (int step = 0; step < 3; step++) {
+            bl__network_quantize(net);
+            bl__network_step(net, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
+            bl__optimizer_step(optimizer, 1e-3, 0.1, 1.0);
+        }
+        assert_int_equal(bl__alloc_count(), before);
+        bl__optimizer_free(optimizer);
+        bl__network_free(net);
+        bl__pool_free(pool);
+    }
+}
+
+static void failing_memory_is_reported(void **state) {
+    (void)state;
+    bl__network_config config = odd_config();
+    bl__optimizer_config adamw = {0.9, 0.95, 1e-8};
+    bl_status status = BL_ERR_MEMORY;
+    long nth = 1;
+    for (; status != BL_OK; nth++) {
+        bl__network *net = NULL;
+        bl__optimizer *optimizer = NULL;
+        bl_error err = {0};
+        size_t n = 0;
+        bl__alloc_fail_at(nth);
+        status = bl__network_create(&config, ROWS, TOKENS, NULL, &net, &err);
+        if (status == BL_OK) {
+            bl__param *params = bl__network_params(net, &n);
+            status = bl__optimizer_create(&adamw, params, n, NULL, &optimizer, &err);
+        }
+        bl__alloc_fail_at(0);
+        if (status != BL_OK)
+            assert_int_equal(status, BL_ERR_MEMORY);
+        bl__optimizer_free(optimizer);
+        bl__network_free(net);
+    }
+    assert_true(nth > 8);
+}
+
+static void impossible_sizes_are_refused(void **state) {
+    (void)state;
+    for (int i = 0; i < 12; i++) {
+        bl__network_config c = odd_config();
+        size_t rows = ROWS, tokens = TOKENS;
+        bl_error err = {0};
+        bl__network *net = NULL;
+        uint32_t *const fields[] = {&c.n_layers,   &c.dim,      &c.ffn_dim, &c.n_heads,
+                                    &c.n_kv_heads, &c.head_dim, &c.vocab,   &c.context};
+        if (i < 8)
+            *fields[i] = 0;
+        else if (i == 8)
+            c.n_kv_heads = 4; /* does not divide 6 */
+        else if (i == 9)
+            c.head_dim = 9;
+        else if (i == 10)
+            tokens = 81;
+        else
+            rows = 0;
+        assert_int_equal(bl__network_create(&c, rows, tokens, NULL, &net, &err), BL_ERR_ARGUMENT);
+        assert_null(net);
+        assert_true(err.message[0] != '\0');
+    }
+}
+
+static void values_that_are_not_finite_show(void **state) {
+    (void)state;
+    for (size_t m = 0; m < 3; m++) {
+        bl__network_config config = odd_config();
+        config.weights = all_modes[m];
+        bl__network *net = make_network(&config, ROWS, TOKENS, NULL);
+        size_t n;
+        bl__network_params(net, &n)[2].value[3] = NAN;
+        fill_ids(ROWS * TOKENS, config.vocab, 3);
+        assert_true(isnan(loss_of(net, ROWS, TOKENS)));
+        bl__network_free(net);
+    }
+}
+
+/* ---- bench ---- */
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static void print_profile(const bl__network *net, const double *before, double total,
+                          double optimizer) {
+    static const char *const names[] = {
+#define PHASE_NAME(name, text) text,
+        BL_NETWORK_PHASES(PHASE_NAME)
+#undef PHASE_NAME
+    };
+    double rest = total - optimizer;
+    for (int p = 0; p < BL_PHASES; p++) {
+        double seconds = bl__network_seconds(net, (bl__phase)p) - before[p];
+        printf("    %-36s %5.1f %%\n", names[p], 100 * seconds / total);
+        rest -= seconds;
+    }
+    printf("    %-36s %5.1f %%\n    %-36s %5.1f %%\n", "optimizer", 100 * optimizer / total,
+           "everything else", 100 * rest / total);
+}
+
+static void bench_size(const char *name, uint32_t layers, uint32_t dim, uint32_t ffn,
+                       uint32_t n_threads, int steps) {
+    enum { BATCH = 16, LENGTH = 256 };
+    bl__network_config config = {.n_layers = layers,
+                                 .dim = dim,
+                                 .ffn_dim = ffn,
+                                 .n_heads = 8,
+                                 .n_kv_heads = 4,
+                                 .head_dim = dim / 8,
+                                 .vocab = 4096,
+                                 .context = LENGTH,
+                                 .rope_base = 10000.0f,
+                                 .norm_eps = 1e-5f,
+                                 .weights = BL_WEIGHTS_TERNARY,
+                                 .relu2 = true,
+                                 .sub_norms = true};
+    bl__pool *pool = NULL;
+    assert_int_equal(bl__pool_create(n_threads, false, &pool, NULL), BL_OK);
+    bl__network *net = make_network(&config, BATCH, LENGTH, pool);
+    size_t n, weights = 0;
+    bl__param *params = bl__network_params(net, &n);
+    for (size_t i = 0; i < n; i++)
+        weights += params[i].rows * params[i].cols;
+    bl__optimizer *optimizer = NULL;
+    bl__optimizer_config adamw = {0.9, 0.95, 1e-8};
+    assert_int_equal(bl__optimizer_create(&adamw, params, n, pool, &optimizer, NULL), BL_OK);
+    fill_ids((size_t)BATCH * LENGTH, config.vocab, 3);
+    double best = 1e9, start = 0, in_optimizer = 0, before[BL_PHASES];
+    for (int i = -1; i < steps; i++) { /* the first step touches the memory and does not count */
+        double t = now();
+        if (i == 0) {
+            start = t;
+            best = 1e9;
+            in_optimizer = 0;
+            for (int p = 0; p < BL_PHASES; p++)
+                before[p] = bl__network_seconds(net, (bl__phase)p);
+        }
+        bl__network_quantize(net);
+        bl__network_step(net, inputs, targets, BATCH, LENGTH, true, 1.0f, NULL);
+        double u = now();
+        bl__optimizer_step(optimizer, 1e-3, 0.1, 1.0);
+        in_optimizer += now() - u;
+        t = now() - t;
+        best = t < best ? t : best;
+    }
+    double total = now() - start, tokens = (double)BATCH * LENGTH;
+    /* 6 operations a weight and token, 12 a key seen, dimension and layer */
+    double work = tokens * (6.0 * (double)weights + 12.0 * layers * dim * (LENGTH + 1) / 2.0);
+    printf(
+        "%s: %.2f M parameters, %s, %u threads, %.0f MB: best %.0f tokens/s (%.0f GFLOP/s), mean "
+        "%.0f tokens/s\n",
+        name, (double)weights * 1e-6, bl__network_compute(net), n_threads,
+        (double)bl__network_bytes(net) * 1e-6, tokens / best, work / best * 1e-9,
+        tokens * steps / total);
+    print_profile(net, before, total, in_optimizer);
+    bl__optimizer_free(optimizer);
+    bl__network_free(net);
+    bl__pool_free(pool);
+}
+
+static void bench(uint32_t n_threads, int steps) {
+    bench_size("novels-3m", 4, 256, 512, n_threads, steps);
+    bench_size("25m", 8, 512, 1536, n_threads, steps / 4 + 1);
+}
+
+int main(int argc, char **argv) {
+    if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
+        bench(argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 2,
+              argc > 3 ? (int)strtol(argv[3], NULL, 10) : 20);
+        return 0;
+    }
+    verbose = argc > 1 && strcmp(argv[1], "--verbose") == 0;
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(gradients_are_slopes),
+        cmocka_unit_test(gradients_add_up_and_scale),
+        cmocka_unit_test(threads_change_no_bit),
+        cmocka_unit_test(slices_add_up),
+        cmocka_unit_test(bfloat16_stays_near_float32),
+        cmocka_unit_test(steps_allocate_nothing),
+        cmocka_unit_test(failing_memory_is_reported),
+        cmocka_unit_test(impossible_sizes_are_refused),
+        cmocka_unit_test(values_that_are_not_finite_show),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
