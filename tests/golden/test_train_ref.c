@@ -6,7 +6,6 @@
  * the other side than in PyTorch, which sums in another order. Such a flip moves what follows by
  * far more than rounding does, so bounds of quantized runs allow for a few. `--verbose` prints what
  * was found. */
-#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -18,11 +17,9 @@
 #include <jansson.h>
 
 #include "assets.h"
-#include "formats/safetensors.h"
 #include "train/network.h"
 #include "train/optimizer.h"
-
-static bool verbose;
+#include "train_compare.h"
 
 typedef struct reference {
     json_t *facts;
@@ -43,13 +40,6 @@ static size_t whole(const json_t *object, const char *key) {
     const json_t *value = json_object_get(object, key);
     assert_true(json_is_integer(value));
     return (size_t)json_integer_value(value);
-}
-
-static const float *floats_of(const bl__tensor_set *set, const char *name, size_t n) {
-    const bl__safetensor *t = bl__tensor_set_find(set, name);
-    if (!t || t->dtype != BL_DTYPE_F32 || t->n_elements != n)
-        fail_msg("%s: not there, or not %zu floats", name, n);
-    return (const float *)(const void *)t->data;
 }
 
 static void open_reference(reference *r, const char *mode, bl__weight_mode weights) {
@@ -101,31 +91,7 @@ static void take_batch(const reference *r, size_t step, int32_t *inputs, int32_t
     assert_non_null(t);
     assert_int_equal(t->n_elements, r->steps * r->batch * (r->seq + 1));
     const int32_t *ids = (const int32_t *)(const void *)t->data + step * r->batch * (r->seq + 1);
-    for (size_t row = 0; row < r->batch; row++) {
-        memcpy(inputs + row * r->seq, ids + row * (r->seq + 1), r->seq * sizeof *ids);
-        memcpy(targets + row * r->seq, ids + row * (r->seq + 1) + 1, r->seq * sizeof *ids);
-    }
-}
-
-/* Both the norm of the difference and its largest element, relative to the expected ones. */
-static void compare(const char *name, const float *found, const float *expected, size_t n,
-                    double bound) {
-    double difference = 0, size = 0, most = 0, largest = 0;
-    for (size_t i = 0; i < n; i++) {
-        double d = fabs((double)found[i] - (double)expected[i]), e = fabs((double)expected[i]);
-        if (!isfinite(d))
-            fail_msg("%s: element %zu is not finite", name, i);
-        difference += d * d;
-        size += e * e;
-        most = d > most ? d : most;
-        largest = e > largest ? e : largest;
-    }
-    double norm_wise = sqrt(difference / size), max_wise = most / largest;
-    if (verbose)
-        printf("  %-50s %.2e of the norm, %.2e of the largest\n", name, norm_wise, max_wise);
-    if (!(norm_wise <= bound && max_wise <= bound))
-        fail_msg("%s: differs by %.3g of its norm and %.3g of its largest element, bound %g", name,
-                 norm_wise, max_wise, bound);
+    split_batch(ids, r->batch, r->seq, inputs, targets);
 }
 
 enum { MAX_TOKENS = 4096 };

@@ -239,7 +239,8 @@ static void slices_add_up(void **state) {
 }
 
 /* bfloat16 keeps 8 bits, so a product's relative error is about 2^-9 / sqrt(3) a factor; a chain
- * of them through two layers stays below this share of each gradient's norm. */
+ * of them through two layers, and the roundings to int8 that it flips, stay below 6 % of each
+ * gradient's norm. */
 static void bfloat16_stays_near_float32(void **state) {
     (void)state;
     for (size_t m = 0; m < 3; m++) {
@@ -248,6 +249,10 @@ static void bfloat16_stays_near_float32(void **state) {
         bl__network *exact = make_network(&config, ROWS, TOKENS, NULL);
         config.precision = BL_PRECISION_BF16;
         bl__network *rough = make_network(&config, ROWS, TOKENS, NULL);
+        bl__network_initialize(exact, 0.1f, 11);
+        bl__network_initialize(rough, 0.1f, 11);
+        bl__network_quantize(exact);
+        bl__network_quantize(rough);
         size_t n;
         bl__param *a = bl__network_params(exact, &n), *b = bl__network_params(rough, &n);
         fill_ids(ROWS * TOKENS, config.vocab, 3);
@@ -262,7 +267,7 @@ static void bfloat16_stays_near_float32(void **state) {
             }
             if (verbose)
                 printf("  %-50s %.2e\n", a[i].name, sqrt(difference / size));
-            if (!(sqrt(difference) <= 3 * sqrt(size)))
+            if (!(sqrt(difference) <= 0.06 * sqrt(size)))
                 fail_msg("%s (mode %zu): bf16 is off by %.3g of the norm", a[i].name, m,
                          sqrt(difference / size));
         }
