@@ -2,10 +2,13 @@
  * updates, in float32, for float, ternary and binary weights. Reads $BITLOOM_ASSETS/train_ref, made
  * by PyTorch from the reference model in its folder.
  *
- * Quantization rounds: an activation or weight within float32's error of a boundary may fall on
- * the other side than in PyTorch, which sums in another order. Such a flip moves what follows by
- * far more than rounding does, so bounds of quantized runs allow for a few. `--verbose` prints what
- * was found. */
+ * Quantization rounds: a dozen of the 524,288 activations of a step lie within 2e-5 of a boundary,
+ * and may fall on the other side than in PyTorch, which sums in another order. Such a flip moves
+ * what follows by far more than float32's rounding does: PyTorch in float64 differs from this
+ * reference by up to 2.8e-3 (ternary) and 1.3e-3 (binary) of a gradient's norm. So quantized runs
+ * have wider bounds here, but for the rows of logits before the first flip; golden_train_tiny,
+ * whose numbers keep away from boundaries, holds them to those of float runs. `--verbose` prints
+ * all figures. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -107,6 +110,9 @@ static void check_first_step(reference *r, double bound) {
         printf("  first loss %.7f, PyTorch %.7f\n", loss, expected);
     size_t vocab = r->params[0].rows;
     compare("logits", logits, floats_of(r->first, "logits", r->seq * vocab), r->seq * vocab, bound);
+    /* a token attends to earlier ones only, so a flip leaves them alone */
+    compare("first half of the logits", logits, floats_of(r->first, "logits", r->seq * vocab),
+            r->seq / 2 * vocab, 1e-4);
     for (size_t i = 0; i < r->n_params; i++) {
         const bl__param *p = &r->params[i];
         size_t n = p->rows * p->cols;
