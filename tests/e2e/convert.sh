@@ -4,15 +4,8 @@
 # Arguments: the program, the project's root.
 set -euo pipefail
 
-program=$1 root=$2
-command -v python3 >/dev/null || { echo "SKIPPED: no python3"; exit 77; }
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-fail() {
-    printf 'FAILED: %s\n' "$*" >&2
-    failures=$((failures + 1))
-}
+# shellcheck source=tests/e2e/common.bash
+source "${0%/*}/common.bash"
 
 # refused WORDS INPUT: status 1, the words on stderr, the target as it was, no part of a file.
 refused() {
@@ -35,12 +28,6 @@ refused robnicator "$work/unknown"
 echo GGUF >"$work/short.gguf"
 refused short.gguf "$work/short.gguf"
 
-model=$(find "$root/models" -name '*.gguf' 2>/dev/null | sort | head -n 1)
-if [[ -z $model ]]; then
-    ((failures == 0)) || exit 1
-    echo "SKIPPED: no model in models/"
-    exit 77
-fi
 head -c 200000 "$model" >"$work/cut.gguf"
 refused cut.gguf "$work/cut.gguf"
 

@@ -4,15 +4,8 @@
 # Arguments: the program, the project's root.
 set -euo pipefail
 
-program=$1 root=$2
-command -v python3 >/dev/null || { echo "SKIPPED: no python3"; exit 77; }
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-fail() {
-    printf 'FAILED: %s\n' "$*" >&2
-    failures=$((failures + 1))
-}
+# shellcheck source=tests/e2e/common.bash
+source "${0%/*}/common.bash"
 
 manual=$root/docs/man/bitloom.1
 completions=$root/packaging/completions

@@ -3,20 +3,9 @@
 # Arguments: the program, the project's root.
 set -euo pipefail
 
-program=$1 root=$2
-model=$(find "$root/models" -name '*.gguf' 2>/dev/null | sort | head -n 1)
-if [[ -z $model ]]; then
-    echo "SKIPPED: no model in models/"
-    exit 77
-fi
-command -v python3 >/dev/null || { echo "SKIPPED: no python3"; exit 77; }
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-failures=0
-fail() {
-    printf 'FAILED: %s\n' "$*" >&2
-    failures=$((failures + 1))
-}
+# shellcheck source=tests/e2e/common.bash
+source "${0%/*}/common.bash"
+
 tokenize() { "$program" tokenize -m "$model" "$@"; }
 
 round_trip() {
