@@ -129,7 +129,7 @@ static bl_status read_tensor(const json_t *info, const char *name, const uint8_t
     return read_place(info, name, section, section_bytes, t, err);
 }
 
-/* "__metadata__" holds strings only; nothing here needs them. */
+/* "__metadata__" holds strings only. */
 static bl_status check_metadata(json_t *metadata, bl_error *err) {
     const char *key;
     json_t *value;
@@ -248,6 +248,7 @@ bl_status bl__safetensors_parse(const uint8_t *data, size_t len, bl__safetensors
     if ((status = check_cover(file, section, section_bytes, err)) ||
         (status = index_names(file, err)))
         goto fail;
+    file->metadata = json_incref(json_object_get(root, "__metadata__"));
     json_decref(root);
     *out = file;
     return BL_OK;
@@ -263,7 +264,12 @@ void bl__safetensors_free(bl__safetensors *file) {
     bl__names_free(&file->names);
     bl__free(file->tensors);
     bl__free(file->name_text);
+    json_decref(file->metadata);
     bl__free(file);
+}
+
+const char *bl__safetensors_metadata(const bl__safetensors *file, const char *key) {
+    return json_string_value(json_object_get(file->metadata, key));
 }
 
 const bl__safetensor *bl__safetensors_find(const bl__safetensors *file, const char *name) {

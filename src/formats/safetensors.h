@@ -46,8 +46,9 @@ typedef struct bl__safetensor {
 typedef struct bl__safetensors {
     size_t n_tensors;
     bl__safetensor *tensors; /* in the order of their data */
-    bl__names names;         /* private, as is the next */
+    bl__names names;         /* private, as are the next two */
     char *name_text;
+    void *metadata;
 } bl__safetensors;
 
 /* Parses data[len], which is borrowed and must outlive *out.
@@ -57,6 +58,9 @@ bl_status bl__safetensors_parse(const uint8_t *data, size_t len, bl__safetensors
 void bl__safetensors_free(bl__safetensors *file);
 /* Constant time; NULL when absent. */
 const bl__safetensor *bl__safetensors_find(const bl__safetensors *file, const char *name);
+
+/* The text under a key of the file's __metadata__, NUL-terminated and borrowed; NULL when absent. */
+const char *bl__safetensors_metadata(const bl__safetensors *file, const char *key);
 
 /* The tensors of a checkpoint: one file, or shards named by model.safetensors.index.json. The
  * files stay mapped while it is open, and must not be changed. */
