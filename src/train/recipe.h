@@ -1,0 +1,57 @@
+/* The recipe of a training run: a flat JSON object whose keys are listed in recipe.c. Keys that are
+ * left out come from the model preset ("preset") and from the published recipe ("recipe"). Owns
+ * names, ranges and defaults; must not know how any of it is used. */
+#ifndef BL_TRAIN_RECIPE_H
+#define BL_TRAIN_RECIPE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bitloom/status.h"
+#include "train/network.h"
+#include "train/optimizer.h"
+#include "train/schedule.h"
+
+/* Whole numbers are int64_t and choices too (their place in the list of names), so that one table
+ * describes all of them. Resolved: every field has a value, but data and tokenizer may be NULL. */
+typedef struct bl__recipe {
+    /* the model */
+    char *preset;
+    int64_t layers, dim, ffn_dim, heads, kv_heads, head_dim, vocab,
+        context; /* vocab 0: the data's */
+    int64_t weights, activation, sub_norms, precision;
+    double rope_base, norm_eps, init_std;
+    /* the data */
+    char *data, *tokenizer;
+    int64_t mask_documents, rows, tokens, accumulate, steps;
+    /* the schedule */
+    int64_t recipe, shape, warmup;
+    double rate, rate2, end, decay, decay2, beta1, beta2, eps, clip;
+    /* the run */
+    int64_t seed, eval_interval, eval_rows, save_interval, keep, log_interval;
+    double spike;
+} bl__recipe;
+
+/* Parses text[len] (a JSON object; len 0: nothing), then takes settings[n] of the form "key=value"
+ * in place of what it says, and resolves. Release with bl__recipe_free(). Errors name the key:
+ * BL_ERR_FORMAT (not JSON, a wrong type), BL_ERR_ARGUMENT (an unknown key, a value out of range or
+ * that does not fit the others), BL_ERR_MEMORY. */
+bl_status bl__recipe_parse(const char *text, size_t len, const char *const *settings, size_t n,
+                           bl__recipe *out, bl_error *err);
+/* The same from a file; path NULL: from settings alone. */
+bl_status bl__recipe_read(const char *path, const char *const *settings, size_t n, bl__recipe *out,
+                          bl_error *err);
+void bl__recipe_free(bl__recipe *recipe); /* a zeroed one is accepted */
+
+/* All keys as JSON, which parses to the same recipe. Release with bl__free(). NULL: no memory. */
+char *bl__recipe_text(const bl__recipe *recipe);
+
+/* BL_ERR_ARGUMENT, naming the key, unless both make networks of the same parameters. */
+bl_status bl__recipe_match_model(const bl__recipe *wanted, const bl__recipe *found, bl_error *err);
+
+bl__network_config bl__recipe_network(const bl__recipe *recipe);
+bl__schedule bl__recipe_schedule(const bl__recipe *recipe);
+bl__optimizer_config bl__recipe_optimizer(const bl__recipe *recipe);
+
+#endif
