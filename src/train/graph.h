@@ -18,6 +18,7 @@ enum {
     HEAD_TOKENS = 32,    /* of the head's, whose rows are as wide as the vocabulary */
     ROW_CHUNK = 64,      /* rows of weights quantized at a time: whole tiles and panels */
     SLICE_TOKENS = 2048, /* tokens in a slice, at least a row */
+    GROUP_PANELS = 4,    /* of rows of a gradient that share what they read of the inputs */
     PARTS_PER_THREAD = 4 /* leaves threads that are free something to take */
 };
 
@@ -160,9 +161,10 @@ void bl__linears_prepare(bl__network *net);
 void bl__multiply_rows(const bl__gemm *gemm, const void *rows, size_t row_bytes, size_t m,
                        const void *panels, size_t panel_stride, size_t k, size_t n, float *c,
                        size_t ldc, bool accumulate);
-/* c[rows][cols] += dY^T X for one panel of rows of dY; both in panels over n_tokens tokens. */
-void bl__multiply_panel(const bl__gemm *gemm, const void *output, const void *input,
-                        size_t input_stride, size_t n_tokens, float *c, size_t m, size_t cols);
+/* c[m][cols] += dY^T X for some panels of rows of dY, at best GROUP_PANELS; both in panels over
+ * n_tokens tokens. */
+void bl__multiply_panels(const bl__gemm *gemm, const void *out, size_t out_stride, const void *in,
+                         size_t in_stride, size_t n_tokens, float *c, size_t m, size_t cols);
 /* Takes x[n_tokens][cols] as the input of linears: quantized in scratch->q8, or packed in
  * scratch->rows; with `keep` also packed at token t of input. */
 void bl__input_take(const slice *s, scratch *w, input *in, const float *x, size_t t,

@@ -30,15 +30,19 @@ void bl__multiply_rows(const bl__gemm *gemm, const void *rows, size_t row_bytes,
     }
 }
 
-void bl__multiply_panel(const bl__gemm *gemm, const void *out, const void *in, size_t input_stride,
-                        size_t n_tokens, float *c, size_t m, size_t cols) {
+void bl__multiply_panels(const bl__gemm *gemm, const void *out, size_t out_stride, const void *in,
+                         size_t in_stride, size_t n_tokens, float *c, size_t m, size_t cols) {
     size_t units = units_of(gemm, n_tokens), unit = gemm->panel * 4;
     for (size_t at = 0; at < units; at += UNIT_BLOCK / 2) {
-        const char *a = (const char *)out + at * unit, *b = (const char *)in + at * unit;
         size_t n_units = bl__min_size(UNIT_BLOCK / 2, units - at);
-        for (size_t j = 0; j < cols; j += gemm->panel, b += input_stride)
-            gemm->multiply(a, 4, unit, b, n_units, c + j, cols, m,
-                           bl__min_size(gemm->panel, cols - j), true);
+        const char *a = (const char *)out + at * unit;
+        for (size_t i = 0; i < m; i += gemm->panel, a += out_stride) {
+            const char *b = (const char *)in + at * unit;
+            for (size_t j = 0; j < cols; j += gemm->panel, b += in_stride)
+                gemm->multiply(a, 4, unit, b, n_units, c + i * cols + j, cols,
+                               bl__min_size(gemm->panel, m - i),
+                               bl__min_size(gemm->panel, cols - j), true);
+        }
     }
 }
 
@@ -224,12 +228,15 @@ static void gradient_part(void *context, size_t part, size_t n_parts) {
     for (size_t i = 0, base = 0; i < N_LINEARS; i++) {
         const linear *l = &here->linears[i];
         size_t n_panels = ceil_div(l->rows, panel);
-        for (size_t p = 0; p < n_panels; p++)
-            if (base + p >= begin && base + p < end)
-                bl__multiply_panel(net->gemm, (char *)net->outputs[i] + p * token_panel(net),
-                                   here->inputs[input_of[i]].panels, token_panel(net), s->n_tokens,
-                                   l->param->grad + p * panel * l->cols,
-                                   bl__min_size(panel, l->rows - p * panel), l->cols);
+        size_t p = begin > base ? begin - base : 0;
+        size_t last = end > base ? bl__min_size(end - base, n_panels) : 0;
+        for (size_t n; p < last; p += n) {
+            n = bl__min_size(GROUP_PANELS, last - p);
+            bl__multiply_panels(net->gemm, (char *)net->outputs[i] + p * token_panel(net),
+                                token_panel(net), here->inputs[input_of[i]].panels,
+                                token_panel(net), s->n_tokens, l->param->grad + p * panel * l->cols,
+                                bl__min_size(n * panel, l->rows - p * panel), l->cols);
+        }
         base += n_panels;
     }
 }

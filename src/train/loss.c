@@ -113,10 +113,13 @@ static void head_gradient_part(void *context, size_t part, size_t n_parts) {
     const bl__gemm *gemm = net->gemm;
     size_t dim = net->config.dim, vocab = net->config.vocab, panel = gemm->panel;
     size_t n = ceil_div(vocab, panel), bytes = panel_bytes(gemm, net->chunk_tokens);
-    for (size_t p = n * part / n_parts; p < n * (part + 1) / n_parts; p++)
-        bl__multiply_panel(gemm, (char *)net->head_output + p * bytes, net->head_input, bytes,
-                           s->chunk_end - s->chunk, net->params[0].grad + p * panel * dim,
-                           bl__min_size(panel, vocab - p * panel), dim);
+    size_t end = n * (part + 1) / n_parts;
+    for (size_t p = n * part / n_parts, here; p < end; p += here) {
+        here = bl__min_size(GROUP_PANELS, end - p);
+        bl__multiply_panels(gemm, (char *)net->head_output + p * bytes, bytes, net->head_input,
+                            bytes, s->chunk_end - s->chunk, net->params[0].grad + p * panel * dim,
+                            bl__min_size(here * panel, vocab - p * panel), dim);
+    }
 }
 
 double bl__head_run(slice *s) {
