@@ -18,6 +18,7 @@
 #include "base/half.h"
 #include "base/random.h"
 #include "kernels/train_kernels.h"
+#include "quant/quant.h"
 
 static bl__random rng;
 
@@ -146,6 +147,153 @@ static void products_are_right_at_every_level(void **state) {
     }
 }
 
+/* ---- loops: the same bits as ref on every tail length ---- */
+
+enum { MAX_N = 70, ARRAYS = 6 };
+
+/* What a loop reads and writes, ending at a page that must not be touched. */
+typedef struct arrays {
+    guarded x[ARRAYS];
+    float scalar;
+    double wide;
+} arrays;
+
+static void copy_arrays(const arrays *from, arrays *to, size_t n) {
+    for (size_t i = 0; i < ARRAYS; i++)
+        memcpy(to->x[i].data, from->x[i].data, n * sizeof(float));
+}
+
+static void run_loop(const bl__train_kernels *k, int which, size_t n, arrays *a) {
+    static const bl__adamw_step step = {0.7f, 0.99f, 0.1f, 0.95f, 0.05f, 1e-2f, 0.3f, 1e-8f};
+    float *x0 = a->x[0].data, *x1 = a->x[1].data, *x2 = a->x[2].data, *x3 = a->x[3].data,
+          *x4 = a->x[4].data;
+    a->scalar = 0;
+    a->wide = 0;
+    switch (which) {
+    case 0:
+        a->scalar = k->max(x0, n);
+        break;
+    case 1:
+        a->wide = k->sum_squares(x0, n);
+        break;
+    case 2:
+        a->scalar = k->dot(x0, x1, n);
+        break;
+    case 3:
+        a->scalar = k->exp_scaled(x0, n, 3.0f, 0.5f, x1);
+        break;
+    case 4:
+        k->softmax_backward(x0, x1, n, 0.3f, 0.2f);
+        break;
+    case 5:
+        k->scale(x0, n, 1.7f);
+        break;
+    case 6:
+        k->add(x0, x1, n);
+        break;
+    case 7:
+        k->norm_apply(x0, x1, 1.3f, n, x2);
+        break;
+    case 8:
+        k->norm_backward(x0, x1, x2, 1.3f, n, false, x3, x4);
+        break;
+    case 9:
+        k->norm_backward(x0, x1, x2, 1.3f, n, true, x3, x4);
+        break;
+    case 10:
+        k->relu2_glu(x0, x1, n, x2);
+        break;
+    case 11:
+        k->silu_glu(x0, x1, n, x2);
+        break;
+    case 12:
+        k->relu2_glu_backward(x0, x1, x2, n, x3, x4);
+        break;
+    case 13:
+        k->silu_glu_backward(x0, x1, x2, n, x3, x4);
+        break;
+    case 14:
+        k->rope(x0, n / 2, x1, x2, -1.0f);
+        break;
+    case 15:
+        a->wide = k->sum(x0, n);
+        break;
+    case 16:
+        k->ternary_codes(x0, n, 1.4f, (int8_t *)x1);
+        break;
+    case 17:
+        k->binary_codes(x0, n, 0.1f, (int8_t *)x1);
+        break;
+    default:
+        for (size_t i = 0; i < n; i++)
+            x3[i] = fabsf(x3[i]);
+        k->adamw(x0, x1, x2, x3, n, &step);
+    }
+}
+
+static void loops_have_the_bits_of_ref(void **state) {
+    (void)state;
+    enum { LOOPS = 19 };
+    bl__train_kernels ref, table;
+    assert_true(bl__train_kernels_for("ref", &ref));
+    for (size_t l = 1; l < N_LEVELS; l++)
+        for (size_t n = 1; n < MAX_N && bl__train_kernels_for(all_levels[l], &table); n++) {
+            arrays start, want, found;
+            for (size_t i = 0; i < ARRAYS; i++) {
+                start.x[i] = guarded_floats(n);
+                want.x[i] = guarded_floats(n);
+                found.x[i] = guarded_floats(n);
+            }
+            for (int which = 0; which < LOOPS; which++) {
+                copy_arrays(&start, &want, n);
+                copy_arrays(&start, &found, n);
+                run_loop(&ref, which, n, &want);
+                run_loop(&table, which, n, &found);
+                bool same = memcmp(&want.scalar, &found.scalar, sizeof want.scalar) == 0 &&
+                            memcmp(&want.wide, &found.wide, sizeof want.wide) == 0;
+                for (size_t i = 0; i < ARRAYS; i++)
+                    same &= memcmp(want.x[i].data, found.x[i].data, n * sizeof(float)) == 0;
+                if (!same)
+                    fail_msg("%s: loop %d differs from ref for n = %zu", all_levels[l], which, n);
+            }
+            for (size_t i = 0; i < ARRAYS; i++) {
+                guarded_free(start.x[i]);
+                guarded_free(want.x[i]);
+                guarded_free(found.x[i]);
+            }
+        }
+}
+
+/* Codes packed as a tile come back by the layout's own unpacking, and changes are counted. */
+static void tiles_are_those_of_the_layout(void **state) {
+    (void)state;
+    for (size_t l = 0; l < N_LEVELS; l++) {
+        bl__train_kernels table;
+        if (!bl__train_kernels_for(all_levels[l], &table))
+            continue;
+        for (size_t cols = 1; cols < MAX_N; cols++) {
+            int8_t codes[16][80] = {{0}};
+            uint8_t tile[64 + 64 * 5] = {0};
+            float row[80], one = 1.0f;
+            for (size_t r = 0; r < 16; r++) {
+                for (size_t c = 0; c < cols; c++)
+                    codes[r][c] = (int8_t)(bl__random_below(&rng, 3) - 1);
+                memcpy(tile + 4 * r, &one, sizeof one);
+                table.pack_t2(codes[r], cols, r, tile + 64);
+                assert_int_equal(table.pack_t2(codes[r], cols, r, tile + 64), 0);
+                codes[r][cols - 1] = (int8_t)(codes[r][cols - 1] == 1 ? -1 : 1);
+                assert_int_equal(table.pack_t2(codes[r], cols, r, tile + 64), 1);
+            }
+            for (size_t r = 0; r < 16; r++) {
+                bl__layout_unpack_row(BL_LAYOUT_T2, tile, 16, cols, r, row);
+                assert_true(bl__layout_check_row(BL_LAYOUT_T2, tile, 16, cols, r));
+                for (size_t c = 0; c < cols; c++)
+                    assert_true(row[c] == (float)codes[r][c]);
+            }
+        }
+    }
+}
+
 static double seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -200,6 +348,8 @@ int main(int argc, char **argv) {
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_are_right_at_every_level),
+        cmocka_unit_test(loops_have_the_bits_of_ref),
+        cmocka_unit_test(tiles_are_those_of_the_layout),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
