@@ -39,7 +39,7 @@ static head_job make_job(slice *s, size_t item, scratch *w) {
                       .net = net,
                       .l = &net->layers[s->index],
                       .w = w,
-                      .gemm = net->gemm,
+                      .gemm = s->gemm,
                       .kv_head = item % c->n_kv_heads,
                       .first = item / c->n_kv_heads * s->row_tokens,
                       .n = s->row_tokens,

@@ -26,13 +26,14 @@ enum {
 typedef struct linear {
     bl__param *param;
     size_t rows, cols;
-    float gamma;                          /* value = gamma * code; 1 for floats */
-    float inverse;                        /* 1 / max(mean |W|, 1e-5), ternary */
-    float centre;                         /* mean W, binary */
-    uint8_t *tiles;                       /* T2 codes, for forward products; NULL for floats */
-    void *forward;                        /* panels of W^T [cols][rows]; NULL unless floats */
-    void *backward;                       /* panels of W [rows][cols]: codes, or floats */
-    size_t forward_panel, backward_panel; /* bytes */
+    float gamma;    /* value = gamma * code; 1 for floats */
+    float inverse;  /* 1 / max(mean |W|, 1e-5), ternary */
+    float centre;   /* mean W, binary */
+    uint8_t *tiles; /* T2 codes, for forward products; NULL for floats */
+    void *forward;  /* panels of W^T [cols][rows]; NULL unless floats */
+    void *backward; /* panels of W [rows][cols]: codes, or floats */
+    void *exact;    /* as forward, float32 whatever the precision */
+    size_t forward_panel, backward_panel, exact_panel; /* bytes */
 } linear;
 
 /* The seven linears, and the four inputs that they have. */
@@ -117,6 +118,7 @@ typedef struct slice {
     size_t n_rows, row_tokens, n_tokens;
     size_t index; /* of the layer in hand */
     bool backward;
+    const bl__gemm *gemm;    /* of forward products: float32 when there is no backward pass */
     float loss_scale;        /* of every counted target's gradient */
     float *logits;           /* of the slice's first row, or NULL */
     size_t chunk, chunk_end; /* tokens of the head's chunk in hand */
@@ -139,6 +141,13 @@ static inline size_t panel_bytes(const bl__gemm *gemm, size_t k) {
 static inline size_t matrix_units(const bl__gemm *gemm, size_t k, size_t n) {
     return ceil_div(n, gemm->panel) * gemm->panel * units_of(gemm, k);
 }
+/* Panels of W^T for the slice's products. */
+static inline const void *forward_panels(const slice *s, const linear *l) {
+    return s->gemm == s->net->gemm ? l->forward : l->exact;
+}
+static inline size_t forward_panel_bytes(const slice *s, const linear *l) {
+    return s->gemm == s->net->gemm ? l->forward_panel : l->exact_panel;
+}
 /* Panels over the tokens of a slice are this far apart, however many tokens it has. */
 static inline size_t token_panel(const bl__network *net) {
     return panel_bytes(net->gemm, net->slice_tokens);
@@ -157,6 +166,8 @@ void bl__run_parts(bl__network *net, bl__phase phase, bl__part_fn fn, void *cont
 
 /* Quantizes and packs every weight. */
 void bl__linears_prepare(bl__network *net);
+/* Packs the weights of float products in float32, for steps without a backward pass. */
+void bl__linears_prepare_exact(bl__network *net);
 /* c[m][n] = or += rows[m] B, where rows have k values and lie row_bytes apart. */
 void bl__multiply_rows(const bl__gemm *gemm, const void *rows, size_t row_bytes, size_t m,
                        const void *panels, size_t panel_stride, size_t k, size_t n, float *c,

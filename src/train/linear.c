@@ -152,6 +152,29 @@ void bl__linears_prepare(bl__network *net) {
     net->quantized_before = true;
 }
 
+/* Chunks as in pack_part, floats only. */
+static void pack_exact_part(void *context, size_t part, size_t n_parts) {
+    bl__network *net = context;
+    const bl__gemm *gemm = &net->loops->float32;
+    size_t n_linears = net->config.n_layers * (size_t)N_LINEARS;
+    for (size_t i = 0; i <= n_linears; i++) {
+        const linear *l = i < n_linears ? nth_linear(net, i) : &net->head;
+        size_t n_chunks = l->exact ? ceil_div(l->rows, ROW_CHUNK) : 0;
+        for (size_t c = n_chunks * part / n_parts; c < n_chunks * (part + 1) / n_parts; c++) {
+            size_t first = c * ROW_CHUNK;
+            gemm->pack_panels_t(l->param->value + first * l->cols, l->cols, l->cols,
+                                bl__min_size(ROW_CHUNK, l->rows - first),
+                                (char *)l->exact + first / gemm->panel * l->exact_panel,
+                                l->exact_panel);
+        }
+    }
+}
+
+void bl__linears_prepare_exact(bl__network *net) {
+    if (net->gemm != &net->loops->float32)
+        bl__run_parts(net, BL_PHASE_QUANTIZE, pack_exact_part, net, net->n_parts);
+}
+
 /* ---- products of a block ---- */
 
 void bl__input_take(const slice *s, scratch *w, input *in, const float *x, size_t t,
@@ -161,8 +184,8 @@ void bl__input_take(const slice *s, scratch *w, input *in, const float *x, size_
     void *to = at_token(net, in->panels, t);
     if (!is_quantized(net)) {
         for (size_t i = 0; i < n_tokens; i++)
-            gemm->pack_row(x + i * in->cols, in->cols, 1.0f,
-                           (char *)w->rows + i * units_of(gemm, in->cols) * 4);
+            s->gemm->pack_row(x + i * in->cols, in->cols, 1.0f,
+                              (char *)w->rows + i * units_of(s->gemm, in->cols) * 4);
         if (keep)
             gemm->pack_panels(x, in->cols, n_tokens, in->cols, NULL, to, token_panel(net));
         return;
@@ -189,8 +212,9 @@ void bl__linear_forward(const slice *s, const scratch *w, const linear *l, size_
         net->kernels->ternary_gemm(l->tiles, l->rows, l->cols, 0, bl__t2_tiles(l->rows), &w->q8,
                                    n_tokens, y, l->rows);
     else
-        bl__multiply_rows(net->gemm, w->rows, units_of(net->gemm, l->cols) * 4, n_tokens,
-                          l->forward, l->forward_panel, l->cols, l->rows, y, l->rows, false);
+        bl__multiply_rows(s->gemm, w->rows, units_of(s->gemm, l->cols) * 4, n_tokens,
+                          forward_panels(s, l), forward_panel_bytes(s, l), l->cols, l->rows, y,
+                          l->rows, false);
 }
 
 /* Which input each linear reads. */

@@ -31,8 +31,8 @@ static void take_input(const head_block *b, float *rstd) {
         net->kernels->dot_rows(x, dim, 1, dim, x, dim, 1, &squares, 1);
         rstd[i] = 1.0f / sqrtf(squares / (float)dim + net->config.norm_eps);
         net->loops->norm_apply(x, final_norm(net)->value, rstd[i], dim, b->w->a + i * dim);
-        gemm->pack_row(b->w->a + i * dim, dim, 1.0f,
-                       (char *)b->w->rows + i * units_of(gemm, dim) * 4);
+        b->s->gemm->pack_row(b->w->a + i * dim, dim, 1.0f,
+                             (char *)b->w->rows + i * units_of(b->s->gemm, dim) * 4);
     }
     if (b->s->backward)
         gemm->pack_panels(b->w->a, dim, b->n, dim, NULL,
@@ -83,8 +83,9 @@ static void run_block(const head_block *b) {
     float rstd[HEAD_TOKENS];
     double loss = 0;
     take_input(b, rstd);
-    bl__multiply_rows(net->gemm, b->w->rows, units_of(net->gemm, dim) * 4, b->n, net->head.forward,
-                      net->head.forward_panel, dim, vocab, b->w->logits, vocab, false);
+    bl__multiply_rows(b->s->gemm, b->w->rows, units_of(b->s->gemm, dim) * 4, b->n,
+                      forward_panels(b->s, &net->head), forward_panel_bytes(b->s, &net->head), dim,
+                      vocab, b->w->logits, vocab, false);
     for (size_t i = 0; i < b->n; i++) {
         float *logits = b->w->logits + i * vocab;
         if (b->s->logits && b->t + i < row)

@@ -99,6 +99,7 @@ static void layout_params(bl__network *net, bl__arena *arena) {
 
 static void layout_linear(bl__network *net, bl__arena *arena, linear *l, bl__param *param,
                           bool quantized) {
+    const bl__gemm *exact = &net->loops->float32;
     l->param = param;
     l->rows = param->rows;
     l->cols = param->cols;
@@ -110,6 +111,10 @@ static void layout_linear(bl__network *net, bl__arena *arena, linear *l, bl__par
         l->tiles = bl__arena_alloc(arena, bl__t2_tiles(l->rows), bl__t2_stride(l->cols));
     else
         l->forward = take_panels(net, arena, l->cols, l->rows);
+    if (!quantized && net->gemm != exact) {
+        l->exact_panel = panel_bytes(exact, l->cols);
+        l->exact = take_floats(arena, ceil_div(l->rows, exact->panel) * exact->panel, l->cols);
+    }
 }
 
 static void layout_layer(bl__network *net, bl__arena *arena, size_t index) {
@@ -141,27 +146,33 @@ static void layout_layer(bl__network *net, bl__arena *arena, size_t index) {
     l->up = take_floats(arena, n, net->config.ffn_dim);
 }
 
+/* Panels of [k][n] in either precision: scratch serves steps with and without a backward pass. */
+static void *take_any_panels(const bl__network *net, bl__arena *arena, size_t k, size_t n) {
+    size_t a = net->loops->float32.panel, b = net->loops->bf16.panel, widest = a > b ? a : b;
+    return take_floats(arena, ceil_div(n, widest) * widest, k);
+}
+
 static void layout_scratch(bl__network *net, bl__arena *arena, scratch *w) {
     size_t cols = net->max_cols, tokens = net->max_tokens, d = net->config.head_dim;
     w->a = take_floats(arena, BLOCK_TOKENS, cols);
     w->b = take_floats(arena, BLOCK_TOKENS, cols);
     w->c = take_floats(arena, BLOCK_TOKENS, cols);
     w->d = take_floats(arena, BLOCK_TOKENS, cols);
-    w->rows = take_floats(arena, BLOCK_TOKENS, units_of(net->gemm, cols));
+    w->rows = take_floats(arena, BLOCK_TOKENS, cols);
     w->q8.stride = bl__t2_blocks(cols) * BL_T2_COLS;
     w->q8.q = bl__arena_alloc(arena, BLOCK_TOKENS, w->q8.stride);
     w->q8.step = take_floats(arena, BLOCK_TOKENS, 1);
     w->q8.sum = bl__arena_alloc(arena, BLOCK_TOKENS, sizeof *w->q8.sum);
     w->scores = take_floats(arena, BLOCK_TOKENS, net->score_stride);
     w->grads = take_floats(arena, BLOCK_TOKENS, net->score_stride);
-    w->score_rows = take_floats(arena, BLOCK_TOKENS, units_of(net->gemm, tokens > d ? tokens : d));
-    w->score_panels = take_panels(net, arena, BLOCK_TOKENS, tokens);
-    w->keys_t = take_panels(net, arena, d, tokens);
-    w->values_t = take_panels(net, arena, d, tokens);
-    w->keys = take_panels(net, arena, tokens, d);
-    w->values = take_panels(net, arena, tokens, d);
-    w->small[0] = take_panels(net, arena, BLOCK_TOKENS, d);
-    w->small[1] = take_panels(net, arena, BLOCK_TOKENS, d);
+    w->score_rows = take_floats(arena, BLOCK_TOKENS, tokens > d ? tokens : d);
+    w->score_panels = take_any_panels(net, arena, BLOCK_TOKENS, tokens);
+    w->keys_t = take_any_panels(net, arena, d, tokens);
+    w->values_t = take_any_panels(net, arena, d, tokens);
+    w->keys = take_any_panels(net, arena, tokens, d);
+    w->values = take_any_panels(net, arena, tokens, d);
+    w->small[0] = take_any_panels(net, arena, BLOCK_TOKENS, d);
+    w->small[1] = take_any_panels(net, arena, BLOCK_TOKENS, d);
     w->logits = take_floats(arena, HEAD_TOKENS, net->config.vocab);
     w->logit_rows = take_floats(arena, HEAD_TOKENS, units_of(net->gemm, net->config.vocab));
 }
@@ -260,7 +271,7 @@ static void set_sizes(bl__network *net, size_t n_rows, size_t n_tokens) {
     chunk = chunk < HEAD_TOKENS ? HEAD_TOKENS : chunk;
     net->chunk_tokens = bl__min_size(chunk, ceil_div(net->slice_tokens, 2) * 2);
     net->n_parts = (size_t)bl__pool_threads(net->pool) * PARTS_PER_THREAD;
-    net->score_stride = ceil_div(n_tokens, net->gemm->panel) * net->gemm->panel;
+    net->score_stride = ceil_div(n_tokens, BL_LANES) * BL_LANES;
 }
 
 /* Angles are rounded to float32 where transformers rounds them; see model/attention.c. */
@@ -392,12 +403,15 @@ double bl__network_step(bl__network *net, const int32_t *inputs, const int32_t *
     for (size_t i = 0; i < n_rows * n_tokens; i++)
         n_counted += targets[i] >= 0;
     double loss = 0, counted = n_counted ? (double)n_counted : 1.0;
+    if (!backward)
+        bl__linears_prepare_exact(net);
     for (size_t row = 0; row < n_rows; row += per_slice) {
         slice s = {.net = net,
                    .inputs = inputs + row * n_tokens,
                    .targets = targets + row * n_tokens,
                    .row_tokens = n_tokens,
                    .backward = backward,
+                   .gemm = backward ? net->gemm : &net->loops->float32,
                    .loss_scale = (float)((double)scale / counted),
                    .logits = row == 0 ? logits : NULL};
         s.n_rows = bl__min_size(per_slice, n_rows - row);
