@@ -5,6 +5,6 @@
 #include "options.h"
 
 extern const command RUN_COMMAND, CHAT_COMMAND, TOKENIZE_COMMAND, CONVERT_COMMAND, INSPECT_COMMAND,
-    INFO_COMMAND;
+    INFO_COMMAND, DATA_COMMAND;
 
 #endif

@@ -4,6 +4,7 @@
 
 #include "bitloom/chat.h"
 #include "bitloom/convert.h"
+#include "bitloom/data.h"
 #include "bitloom/generate.h"
 #include "bitloom/inspect.h"
 #include "bitloom/model.h"

@@ -2,7 +2,7 @@
 
 _bitloom() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
-    local commands="run chat convert inspect tokenize info help"
+    local commands="run chat convert inspect tokenize data info help"
     local model="-m --model -t --threads -c --ctx-size -b --batch-size"
     local sampling="-n --n-predict --predict -s --seed --temp -temp --top-k --top-p --min-p
         --repeat-penalty --frequency-penalty --presence-penalty --repeat-last-n -r --stop
@@ -20,7 +20,13 @@ _bitloom() {
         help:*) mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$cur"); return ;;
         *:--type) mapfile -t COMPREPLY < <(compgen -W "$types" -- "$cur"); return ;;
         *:--embed-type) mapfile -t COMPREPLY < <(compgen -W "$embed_types" -- "$cur"); return ;;
-        *:-m | *:--model | *:-f | *:--file | *:-o | *:--output | *:--template-file)
+        data:data)
+            if [[ $cur != -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -W "build info show" -- "$cur")
+                return
+            fi ;;
+        *:-m | *:--model | *:-f | *:--file | *:-o | *:--output | *:--template-file | \
+            *:--valid-file)
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     esac
     case $cmd in
@@ -29,11 +35,14 @@ _bitloom() {
         convert) options+=" -o --output --type --embed-type -t --threads --json -q --quiet" ;;
         inspect) options+=" --json --tensors" ;;
         tokenize) options+=" -m --model --ids --json --decode --no-bos --no-special" ;;
+        data)
+            options+=" -m --model --json -o --output --valid --valid-file --field --special"
+            options+=" -t --threads -q --quiet --check --doc --first -n --n-tokens --ids" ;;
         info) options+=" --json" ;;
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
-    elif [[ $cmd == convert || $cmd == inspect ]]; then
+    elif [[ $cmd == convert || $cmd == inspect || $cmd == data ]]; then
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
     fi
 }

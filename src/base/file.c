@@ -225,6 +225,24 @@ uint64_t bl__outfile_offset(const bl__outfile *file) {
     return file->offset;
 }
 
+bl_status bl__outfile_patch(bl__outfile *file, uint64_t offset, const void *data, size_t len,
+                            bl_error *err) {
+    if (offset > file->offset || len > file->offset - offset)
+        return bl__fail(err, BL_ERR_ARGUMENT, "%s: patch beyond what is written", file->path);
+    bl_status status = flush_buffer(file, err);
+    for (const char *from = data; len && !status;) {
+        ssize_t n = pwrite(file->fd, from, len, (off_t)offset);
+        if (n < 0 && errno != EINTR)
+            status = fail_errno(err, "write", file->part_path);
+        if (n > 0) {
+            from += n;
+            len -= (size_t)n;
+            offset += (uint64_t)n;
+        }
+    }
+    return status;
+}
+
 bl_status bl__outfile_commit(bl__outfile *file, bl_error *err) {
     bl_status status = flush_buffer(file, err);
     if (!status && fsync(file->fd) != 0)

@@ -33,6 +33,9 @@ typedef struct bl__outfile bl__outfile;
 bl_status bl__outfile_open(const char *path, bl__outfile **out, bl_error *err);
 bl_status bl__outfile_write(bl__outfile *file, const void *data, size_t len, bl_error *err);
 uint64_t bl__outfile_offset(const bl__outfile *file); /* bytes written so far */
+/* Replaces bytes that are already written, such as a header that counts what came after it. */
+bl_status bl__outfile_patch(bl__outfile *file, uint64_t offset, const void *data, size_t len,
+                            bl_error *err);
 /* Flushes to the disk, renames, and frees; the file is freed on failure too, with nothing left
  * behind and whatever was at the path before intact. */
 bl_status bl__outfile_commit(bl__outfile *file, bl_error *err);

@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# Text to a token file and back; what is wrong is said, and nothing is left behind.
+# Arguments: the program, the project's root.
+set -euo pipefail
+
+program=$1 root=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+fail() {
+    printf 'FAILED: %s\n' "$*" >&2
+    exit 1
+}
+model=$root/models/novels-3m.gguf
+
+printf 'It was a dark night.\n' >"$work/a.txt"
+printf '{"text": "A document."}\n{"text": "Another one."}\n' >"$work/b.jsonl"
+"$program" data build -m "$model" -o "$work/t.bin" -q "$work/a.txt" "$work/b.jsonl" --valid-file "$work/a.txt"
+"$program" data info "$work/t.bin" -m "$model" --check >"$work/info"
+grep -q '^documents  *4$' "$work/info" || fail "info: $(cat "$work/info")"
+"$program" data show "$work/t.bin" -m "$model" --doc 2 >"$work/shown"
+grep -q 'Another one\.' "$work/shown" || fail "show: $(cat "$work/shown")"
+[[ $("$program" data show "$work/t.bin" --first 1 -n 3) == "$("$program" tokenize -m "$model" --ids --no-bos \
+    <"$work/a.txt" | cut -d' ' -f1-3)" ]] || fail "show and tokenize disagree"
+"$program" data build -m "$model" -o "$work/u.bin" -q -t 2 "$work/a.txt" "$work/b.jsonl" --valid-file "$work/a.txt"
+cmp "$work/t.bin" "$work/u.bin" || fail "two threads write another file"
+
+# refused STATUS WORDS ARGUMENT...
+refused() {
+    local expected=$1 words=$2 status=0
+    shift 2
+    "$program" data "$@" >"$work/out" 2>"$work/err" || status=$?
+    ((status == expected)) || fail "data $*: status $status"
+    grep -qF -e "$words" "$work/err" || fail "data $*: said $(cat "$work/err"), expected $words"
+    [[ ! -e $work/new.bin ]] || fail "data $*: left a file"
+}
+: >"$work/empty.txt"
+refused 1 'missing.txt' build -m "$model" -o "$work/new.bin" "$work/missing.txt"
+refused 1 'no text' build -m "$model" -o "$work/new.bin" "$work/empty.txt"
+refused 1 'line 1: "body"' build -m "$model" -o "$work/new.bin" --field body "$work/b.jsonl"
+refused 2 '-o FILE is missing' build -m "$model" "$work/a.txt"
+refused 2 'no input' build -o "$work/new.bin"
+refused 2 'expected one of them' build -o "$work/new.bin" "$work/a.txt" --valid 0.1 --valid-file "$work/a.txt"
+refused 2 'expected build, info or show' make "$work/a.txt"
+refused 1 'not a token file' info "$work/a.txt"
+refused 1 'of 4' show "$work/t.bin" --doc 4
+head -c 200 "$work/t.bin" >"$work/cut.bin"
+refused 1 'cut.bin: token file: ' info "$work/cut.bin"
+{ head -c 128 "$work/t.bin"; printf '\377\377'; tail -c +131 "$work/t.bin"; } >"$work/bad.bin"
+refused 1 'token 0: id 65535, expected below 4096' info --check "$work/bad.bin"
+refused 1 'token 0: id 65535, expected below 4096' show "$work/bad.bin"
+shopt -s nullglob
+parts=("$work"/*.part-*)
+((${#parts[@]} == 0)) || fail "left behind: ${parts[*]}"
+echo "token files: built, shown, refused"
