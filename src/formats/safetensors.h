@@ -59,7 +59,8 @@ void bl__safetensors_free(bl__safetensors *file);
 /* Constant time; NULL when absent. */
 const bl__safetensor *bl__safetensors_find(const bl__safetensors *file, const char *name);
 
-/* The text under a key of the file's __metadata__, NUL-terminated and borrowed; NULL when absent. */
+/* The text under a key of the file's __metadata__, NUL-terminated and borrowed; NULL when absent.
+ */
 const char *bl__safetensors_metadata(const bl__safetensors *file, const char *key);
 
 /* The tensors of a checkpoint: one file, or shards named by model.safetensors.index.json. The
