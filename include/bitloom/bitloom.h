@@ -12,5 +12,6 @@
 #include "bitloom/status.h"
 #include "bitloom/system.h"
 #include "bitloom/tokenizer.h"
+#include "bitloom/train.h"
 
 #endif

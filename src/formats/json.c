@@ -3,8 +3,11 @@
 #include "formats/json.h"
 
 #include "base/alloc.h"
+#include "base/buffer.h"
 #include "base/error.h"
 #include "base/file.h"
+
+enum { MAX_TEXT = 100000000 /* of what is written */ };
 
 /* Walks the text without judging its grammar: every value but the last of its object or array is
  * followed by a comma, colon or closing bracket, so counting those bounds the values. */
@@ -92,4 +95,17 @@ const char *bl__json_type_name(const json_t *value) {
         break;
     }
     return "null";
+}
+
+static int append_text(const char *text, size_t len, void *buffer) {
+    return bl__buffer_append(buffer, text, len) ? 0 : -1;
+}
+
+char *bl__json_write(const json_t *value, size_t flags, size_t *len) {
+    bl__buffer text = bl__buffer_make(MAX_TEXT);
+    char *out = NULL;
+    if (json_dump_callback(value, append_text, &text, flags) == 0)
+        out = bl__buffer_take(&text, len);
+    bl__buffer_free(&text);
+    return out;
 }

@@ -24,6 +24,10 @@ bl_status bl__json_parse(const char *text, size_t len, bl__json_limits limits, j
 bl_status bl__json_read(const char *path, size_t max_bytes, bl__json_limits limits, json_t **out,
                         bl_error *err);
 
+/* The value as text, written with jansson's flags. Release with bl__free(); NULL when memory is
+ * short or the text would be longer than 100 MB. */
+char *bl__json_write(const json_t *value, size_t flags, size_t *len);
+
 /* "an object", "a string" ... for messages; NULL is "nothing". */
 const char *bl__json_type_name(const json_t *value);
 

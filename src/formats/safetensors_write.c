@@ -1,14 +1,12 @@
 /* Owns the header of a safetensors file that is written. Must not know what its tensors are for. */
 #include "formats/safetensors_write.h"
 
-#include <jansson.h>
 #include <string.h>
 
-#include "base/buffer.h"
+#include "base/alloc.h"
 #include "base/checked.h"
 #include "base/error.h"
-
-enum { MAX_HEADER = 100000000 /* the format's own bound */ };
+#include "formats/json.h"
 
 static bl_status no_memory(bl_error *err) {
     return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a safetensors header");
@@ -65,29 +63,25 @@ static bl_status add_notes(json_t *root, const bl__safetensors_note *notes, size
     return status;
 }
 
-static int append_text(const char *text, size_t len, void *buffer) {
-    return bl__buffer_append(buffer, text, len) ? 0 : -1;
-}
-
 bl_status bl__safetensors_begin(bl__outfile *file, const bl__safetensor_spec *tensors, size_t n,
                                 const bl__safetensors_note *notes, size_t n_notes, bl_error *err) {
     static const char spaces[] = "       ";
-    bl__buffer text = bl__buffer_make(MAX_HEADER);
-    size_t end = 0;
+    size_t end = 0, len = 0;
+    char *text = NULL;
     json_t *root = json_object();
     bl_status status = root ? add_notes(root, notes, n_notes, err) : no_memory(err);
     for (size_t i = 0; i < n && !status; i++)
         status = add_tensor(root, &tensors[i], &end, err);
-    if (!status && json_dump_callback(root, append_text, &text, JSON_COMPACT) != 0)
+    if (!status && !(text = bl__json_write(root, JSON_COMPACT, &len)))
         status = no_memory(err);
     if (!status) {
-        size_t padding = -text.len & 7;
-        uint64_t header = text.len + padding;
+        size_t padding = -len & 7;
+        uint64_t header = len + padding;
         if (!(status = bl__outfile_write(file, &header, sizeof header, err)) &&
-            !(status = bl__outfile_write(file, text.data, text.len, err)))
+            !(status = bl__outfile_write(file, text, len, err)))
             status = bl__outfile_write(file, spaces, padding, err);
     }
-    bl__buffer_free(&text);
+    bl__free(text);
     json_decref(root);
     return status;
 }

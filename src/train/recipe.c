@@ -10,7 +10,6 @@
 #include <string.h>
 
 #include "base/alloc.h"
-#include "base/buffer.h"
 #include "base/error.h"
 #include "base/file.h"
 #include "formats/json.h"
@@ -402,12 +401,7 @@ bl_status bl__recipe_read(const char *path, const char *const *settings, size_t 
 
 /* ---- what it gives ---- */
 
-static int append_text(const char *text, size_t len, void *buffer) {
-    return bl__buffer_append(buffer, text, len) ? 0 : -1;
-}
-
 char *bl__recipe_text(const bl__recipe *r) {
-    bl__buffer text = bl__buffer_make(MAX_RECIPE);
     json_t *root = json_object();
     bool good = root != NULL;
     for (size_t i = 0; i < N_FIELDS && good; i++) {
@@ -430,13 +424,8 @@ char *bl__recipe_text(const bl__recipe *r) {
         }
         good = json_object_set_new(root, f->key, value) == 0;
     }
-    if (good && json_dump_callback(root, append_text, &text, JSON_INDENT(2)) == 0)
-        bl__buffer_putc(&text, '\n');
-    else
-        text.failed = true;
+    char *out = good ? bl__json_write(root, JSON_INDENT(2), NULL) : NULL;
     json_decref(root);
-    char *out = text.failed ? NULL : bl__buffer_take(&text, NULL);
-    bl__buffer_free(&text);
     return out;
 }
 

@@ -1,0 +1,84 @@
+/* Training of 1-bit models from scratch: BitNet (binary, arXiv 2310.11453), BitNet b1.58 (ternary,
+ * arXiv 2402.17764) and their full-precision twins.
+ *
+ * A run is a directory: run.jsonl (metrics, a line each), step-00000250.safetensors (checkpoints),
+ * best.safetensors (the one of the lowest validation loss). A run that was stopped at any moment,
+ * by a crash too, goes on to the same weights, bit for bit and at any thread count. One directory
+ * belongs to one call at a time. */
+#ifndef BITLOOM_TRAIN_H
+#define BITLOOM_TRAIN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "bitloom/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* What a step came to. */
+typedef struct bl_train_step {
+    uint64_t step, n_steps; /* 1 ... n_steps */
+    uint64_t tokens;        /* trained on since the first step */
+    double loss, smoothed;  /* nats a token; running mean of some 50 steps */
+    double rate, decay;
+    double gradient_norm; /* before clipping */
+    double flips;         /* share of quantized weights that the step before changed the code of */
+    double tokens_per_second, seconds_left;
+    bool validated;    /* this step measured held-out data: */
+    double validation; /* nats a token */
+    double best;       /* lowest so far */
+} bl_train_step;
+
+typedef struct bl_train_params {
+    const char *recipe;          /* a JSON file (bitloom-train(1) lists its keys), or NULL */
+    const char *const *settings; /* "key=value" each, in place of the recipe's */
+    size_t n_settings;
+    const char *output; /* the run's directory, made when it is not there */
+    bool resume;        /* go on after the last checkpoint; from the start when there is none. The
+                           recipe is the checkpoint's unless one is given */
+    uint32_t n_threads; /* 0 = all physical cores */
+    /* Called after every step; returns false to cancel. May be NULL. */
+    bool (*progress)(void *user, const bl_train_step *step);
+    /* Called with a line about what went wrong but was mended. May be NULL. */
+    void (*warn)(void *user, const char *message);
+    void *user;
+} bl_train_params;
+
+typedef struct bl_train_report {
+    uint64_t n_steps, tokens;
+    uint64_t n_params, n_quantized; /* weights, and those of them in quantized linears */
+    uint64_t memory_bytes;          /* of network and optimizer */
+    uint64_t rollbacks;
+    double smoothed;
+    double validation, best; /* NaN without held-out data */
+    double deployed;  /* validation loss of what is exported: in float32, embedding rounded */
+    double seconds;   /* of all parts of the run together */
+    char compute[64]; /* what float products were computed in: "bf16 avx512bf16" */
+} bl_train_report;
+
+/* Trains to the recipe's last step. A step whose loss is not finite or far above the ones before
+ * ("spike") is undone: the run goes back to its last checkpoint, passes over the data since, and
+ * warns; the third time in a row is an error. report may be NULL.
+ * Errors: BL_ERR_ARGUMENT (recipe, settings, a directory that has a run already), BL_ERR_NOT_FOUND,
+ * BL_ERR_FORMAT (data, a checkpoint that is cut short or of another model), BL_ERR_IO (a full disk;
+ * the checkpoints before stay), BL_ERR_LIMIT (the run diverges), BL_ERR_CANCELLED (after writing a
+ * checkpoint), BL_ERR_MEMORY. */
+bl_status bl_train(const bl_train_params *params, bl_train_report *report, bl_error *err);
+
+/* Writes a trained model as a Hugging Face directory: config.json, model.safetensors and the
+ * recipe's tokenizer. run: a run's directory (its last checkpoint) or a checkpoint file.
+ * Quantized weights are packed as transformers packs them for BitNet b1.58 (2 bits, weight_scale
+ * multiplies), binary ones too: -1 and +1 are ternary values. The embedding becomes bfloat16.
+ * Float models, and with `masters` ternary ones, are written in float32; transformers and
+ * bl_convert() quantize masters as the trainer does.
+ * Errors: those of reading; BL_ERR_UNSUPPORTED for masters of a binary model, which no known
+ * configuration can say how to quantize; BL_ERR_IO. config.json is written last. */
+bl_status bl_train_export(const char *run, const char *directory, bool masters, bl_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,196 @@
+/* Owns the names and the housekeeping of a run's directory. */
+#include "train/run_directory.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "base/alloc.h"
+#include "base/error.h"
+#include "base/file.h"
+
+enum { MAX_METRICS = 1 << 30 };
+static const char PREFIX[] = "step-", SUFFIX[] = ".safetensors", METRICS[] = "run.jsonl";
+
+static bl_status fail_io(bl_error *err, const char *what, const char *path) {
+    return bl__fail(err, BL_ERR_IO, "%s: cannot %s: %s", path, what, strerror(errno));
+}
+
+static void join(const char *directory, const char *name, char out[BL_RUN_MAX_PATH]) {
+    snprintf(out, BL_RUN_MAX_PATH, "%s/%.*s", directory, 60, name);
+}
+
+void bl__run_checkpoint_path(const char *directory, uint64_t step, char out[BL_RUN_MAX_PATH]) {
+    snprintf(out, BL_RUN_MAX_PATH, "%s/%s%08llu%s", directory, PREFIX, (unsigned long long)step,
+             SUFFIX);
+}
+
+void bl__run_best_path(const bl__run_directory *run, char out[BL_RUN_MAX_PATH]) {
+    join(run->path, "best.safetensors", out);
+}
+
+/* Calls fn for every name; stops at its first error. */
+static bl_status for_names(const char *directory,
+                           bl_status (*fn)(void *context, const char *name, bl_error *err),
+                           void *context, bl_error *err) {
+    bl_status status = BL_OK;
+    DIR *handle = opendir(directory);
+    if (!handle)
+        return fail_io(err, "list", directory);
+    for (const struct dirent *entry; !status && (entry = readdir(handle));)
+        status = fn(context, entry->d_name, err);
+    closedir(handle);
+    return status;
+}
+
+/* The step of a checkpoint's name. */
+static bool parse_name(const char *name, uint64_t *step) {
+    char *end;
+    size_t n = sizeof PREFIX - 1;
+    if (strncmp(name, PREFIX, n) != 0 || name[n] < '0' || name[n] > '9')
+        return false;
+    errno = 0;
+    *step = strtoull(name + n, &end, 10);
+    return errno == 0 && strcmp(end, SUFFIX) == 0;
+}
+
+/* bl__outfile's "NAME.part-PID" of a process that was killed; names of ours only. */
+static bl_status remove_part(void *context, const char *name, bl_error *err) {
+    const bl__run_directory *run = context;
+    char path[BL_RUN_MAX_PATH];
+    bool ours = strncmp(name, PREFIX, sizeof PREFIX - 1) == 0 || strncmp(name, "best.", 5) == 0 ||
+                strncmp(name, METRICS, sizeof METRICS - 1) == 0;
+    if (!ours || !strstr(name, ".part-"))
+        return BL_OK;
+    join(run->path, name, path);
+    return unlink(path) == 0 ? BL_OK : fail_io(err, "remove", path);
+}
+
+bl_status bl__run_directory_open(const char *path, bl__run_directory *out, bl_error *err) {
+    bl__run_directory run = {.metrics = -1};
+    if (!*path || strlen(path) >= sizeof run.path)
+        return bl__fail(err, BL_ERR_ARGUMENT, "a directory's name of %zu bytes, expected 1 to %zu",
+                        strlen(path), sizeof run.path - 1);
+    memcpy(run.path, path, strlen(path) + 1);
+    if (mkdir(path, 0777) != 0 && errno != EEXIST)
+        return fail_io(err, "make the directory", path);
+    if (!bl__directory_exists(path))
+        return bl__fail(err, BL_ERR_IO, "%s: not a directory", path);
+    bl_status status = for_names(path, remove_part, &run, err);
+    if (!status)
+        *out = run;
+    return status;
+}
+
+void bl__run_directory_close(bl__run_directory *run) {
+    if (run->metrics >= 0)
+        close(run->metrics);
+    run->metrics = -1;
+}
+
+/* ---- checkpoints ---- */
+
+/* The highest step below a bound. */
+typedef struct search {
+    uint64_t below, step;
+    bool found;
+} search;
+
+static bl_status take_highest(void *context, const char *name, bl_error *err) {
+    search *s = context;
+    uint64_t step;
+    (void)err;
+    if (parse_name(name, &step) && step < s->below && (!s->found || step > s->step)) {
+        s->step = step;
+        s->found = true;
+    }
+    return BL_OK;
+}
+
+bl_status bl__run_latest(const char *directory, bool *found, uint64_t *step, bl_error *err) {
+    search s = {.below = UINT64_MAX};
+    bl_status status = for_names(directory, take_highest, &s, err);
+    if (status)
+        return status;
+    *found = s.found;
+    *step = s.step;
+    return BL_OK;
+}
+
+bl_status bl__run_prune(const bl__run_directory *run, size_t keep, bl_error *err) {
+    char path[BL_RUN_MAX_PATH];
+    search s = {.below = UINT64_MAX, .found = true};
+    for (size_t n = 0;; n++) {
+        s.found = false;
+        bl_status status = for_names(run->path, take_highest, &s, err);
+        if (status || !s.found)
+            return status;
+        s.below = s.step;
+        bl__run_checkpoint_path(run->path, s.step, path);
+        if (n >= keep && unlink(path) != 0)
+            return fail_io(err, "remove", path);
+    }
+}
+
+/* ---- metrics ---- */
+
+/* Every line of ours begins with {"step":N. */
+static bool line_is_kept(const char *line, uint64_t step) {
+    static const char start[] = "{\"step\":";
+    if (strncmp(line, start, sizeof start - 1) != 0)
+        return false;
+    return strtoull(line + sizeof start - 1, NULL, 10) <= step;
+}
+
+static bl_status trim(const char *path, uint64_t step, bl_error *err) {
+    char *text = NULL;
+    size_t len;
+    bl__outfile *file = NULL;
+    if (!bl__file_exists(path))
+        return BL_OK;
+    bl_status status = bl__file_read(path, MAX_METRICS, &text, &len, err);
+    if (status || (status = bl__outfile_open(path, &file, err)))
+        goto fail;
+    for (const char *line = text, *end; (end = memchr(line, '\n', len - (size_t)(line - text)));
+         line = end + 1)
+        if (line_is_kept(line, step) &&
+            (status = bl__outfile_write(file, line, (size_t)(end + 1 - line), err)))
+            goto fail;
+    bl__free(text);
+    return bl__outfile_commit(file, err);
+fail:
+    bl__outfile_abort(file);
+    bl__free(text);
+    return status;
+}
+
+bl_status bl__run_open_metrics(bl__run_directory *run, uint64_t step, bl_error *err) {
+    char path[BL_RUN_MAX_PATH];
+    join(run->path, METRICS, path);
+    bl_status status = trim(path, step, err);
+    if (status)
+        return status;
+    bl__run_directory_close(run);
+    run->metrics = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
+    return run->metrics >= 0 ? BL_OK : fail_io(err, "open", path);
+}
+
+bl_status bl__run_add_metrics(const bl__run_directory *run, const char *line, size_t len,
+                              bl_error *err) {
+    while (len) {
+        ssize_t n = write(run->metrics, line, len);
+        if (n < 0 && errno == EINTR)
+            continue;
+        if (n < 0)
+            return bl__fail(err, BL_ERR_IO, "%s/%s: cannot write: %s", run->path, METRICS,
+                            strerror(errno));
+        line += n;
+        len -= (size_t)n;
+    }
+    return BL_OK;
+}

@@ -1,0 +1,493 @@
+/* Owns the order of things in a run. The data of step s are windows (s + skipped) x batch on, so
+ * that state is a handful of numbers; nothing else decides what comes next but weights and moments.
+ */
+#include "train/trainer.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "base/error.h"
+#include "base/half.h"
+#include "bitloom/system.h"
+#include "train/data.h"
+#include "train/run_directory.h"
+
+enum {
+    MAX_ROLLBACKS = 3,  /* in a row: to the same checkpoint */
+    SETTLED_STEPS = 50, /* before these a loss is not called a spike */
+    DEPLOYED_ROWS = 4   /* of the network that measures what is exported */
+};
+static const double SMOOTHING = 0.98;
+
+struct bl__trainer {
+    const bl_train_params *params;
+    bl__recipe recipe;
+    bl__progress progress;
+    bl__run_directory directory;
+    bl__tokens tokens;
+    bl__windows windows;
+    bl__pool *pool;
+    bl__network *net;
+    bl__optimizer *optimizer;
+    bl__param *list; /* [n_params] */
+    size_t n_params;
+    int32_t *inputs, *targets; /* int32[rows][tokens] */
+    unsigned n_rollbacks;      /* since the last checkpoint */
+    bool quantized;            /* the network has the codes of its weights as they are */
+    double pace;               /* smoothed seconds a step; 0 before the first */
+};
+
+static double seconds_now(void) {
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + (double)now.tv_nsec * 1e-9;
+}
+
+bl__network *bl__trainer_network(bl__trainer *t) {
+    return t->net;
+}
+const bl__recipe *bl__trainer_recipe(const bl__trainer *t) {
+    return &t->recipe;
+}
+
+static size_t n_rows(const bl__trainer *t) {
+    return (size_t)t->recipe.rows;
+}
+static size_t n_tokens(const bl__trainer *t) {
+    return (size_t)t->recipe.tokens;
+}
+/* Tokens of a step. */
+static uint64_t step_tokens(const bl__trainer *t) {
+    return (uint64_t)t->recipe.rows * (uint64_t)t->recipe.tokens * (uint64_t)t->recipe.accumulate;
+}
+static bool is_due(const bl__trainer *t, int64_t interval) {
+    uint64_t step = t->progress.step;
+    return (interval && step % (uint64_t)interval == 0) || step == (uint64_t)t->recipe.steps;
+}
+
+/* ---- opening ---- */
+
+/* The recipe that was given, else that of the checkpoint. */
+static bl_status read_recipe(bl__trainer *t, const bl__checkpoint *from, bl_error *err) {
+    const bl_train_params *p = t->params;
+    if (p->recipe || !from)
+        return bl__recipe_read(p->recipe, p->settings, p->n_settings, &t->recipe, err);
+    char *text = bl__recipe_text(bl__checkpoint_recipe(from));
+    if (!text)
+        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a recipe");
+    bl_status status =
+        bl__recipe_parse(text, strlen(text), p->settings, p->n_settings, &t->recipe, err);
+    bl__free(text);
+    return status;
+}
+
+static bl_status check_tokenizer(const bl__trainer *t, bl_error *err) {
+    bl_tokenizer *tokenizer = NULL;
+    if (!t->recipe.tokenizer)
+        return BL_OK;
+    bl_status status = bl_tokenizer_open(t->recipe.tokenizer, &tokenizer, err);
+    if (!status && (status = bl__tokens_match(&t->tokens, tokenizer, err)))
+        bl__error_prefix(err, t->recipe.data);
+    bl_tokenizer_close(tokenizer);
+    return status;
+}
+
+static bl_status open_data(bl__trainer *t, bl_error *err) {
+    bl__recipe *r = &t->recipe;
+    bl_status status;
+    if (!r->data)
+        return bl__fail(err, BL_ERR_ARGUMENT, "data is missing: the file of tokens to train on");
+    if ((status = bl__tokens_open(r->data, &t->tokens, err)))
+        return status;
+    if ((status = bl__tokens_check(&t->tokens, err))) {
+        bl__error_prefix(err, r->data);
+        return status;
+    }
+    if (!r->vocab)
+        r->vocab = (int64_t)t->tokens.vocab;
+    if ((uint64_t)r->vocab < t->tokens.vocab)
+        return bl__fail(err, BL_ERR_ARGUMENT, "vocab is %lld, the ids in %s go to %zu",
+                        (long long)r->vocab, r->data, t->tokens.vocab - 1);
+    if ((status = bl__windows_init(&t->tokens, n_tokens(t), (uint64_t)r->seed,
+                                   r->mask_documents != 0, &t->windows, err))) {
+        bl__error_prefix(err, r->data);
+        return status;
+    }
+    return check_tokenizer(t, err);
+}
+
+static bl_status make_network(bl__trainer *t, bl_error *err) {
+    bl__network_config config = bl__recipe_network(&t->recipe);
+    bl__optimizer_config optimizer = bl__recipe_optimizer(&t->recipe);
+    uint32_t threads = t->params->n_threads ? t->params->n_threads : bl_cpu_physical_cores();
+    size_t n;
+    bl_status status;
+    if (!bl__mul_size(n_rows(t), n_tokens(t), &n))
+        return bl__fail(err, BL_ERR_LIMIT, "rows x tokens overflow");
+    if ((status = bl__pool_create(threads, false, &t->pool, err)) ||
+        (status = bl__network_create(&config, n_rows(t), n_tokens(t), t->pool, &t->net, err)))
+        return status;
+    t->list = bl__network_params(t->net, &t->n_params);
+    if ((status =
+             bl__optimizer_create(&optimizer, t->list, t->n_params, t->pool, &t->optimizer, err)))
+        return status;
+    t->inputs = bl__calloc(n, sizeof *t->inputs);
+    t->targets = bl__calloc(n, sizeof *t->targets);
+    if (!t->inputs || !t->targets)
+        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a batch of %zu tokens", n);
+    bl__network_initialize(t->net, (float)t->recipe.init_std, (uint64_t)t->recipe.seed);
+    return BL_OK;
+}
+
+/* Takes weights, moments and progress of a checkpoint. */
+static bl_status load(bl__trainer *t, const bl__checkpoint *from, bl_error *err) {
+    bl_status status =
+        bl__checkpoint_read(from, t->list, t->n_params, bl__optimizer_moments(t->optimizer), err);
+    if (status)
+        return status;
+    t->progress = *bl__checkpoint_progress(from);
+    bl__optimizer_set_steps(t->optimizer, t->progress.updates);
+    return BL_OK;
+}
+
+/* The last checkpoint, or NULL in *out. */
+static bl_status open_latest(const bl__trainer *t, bl__checkpoint **out, bl_error *err) {
+    char path[BL_RUN_MAX_PATH];
+    bool found = false;
+    uint64_t step;
+    bl_status status = bl__run_latest(t->directory.path, &found, &step, err);
+    if (status || !found)
+        return status;
+    bl__run_checkpoint_path(t->directory.path, step, path);
+    return bl__checkpoint_open(path, out, err);
+}
+
+static bl_status open_run(bl__trainer *t, bl__checkpoint **from, bl_error *err) {
+    bl_status status;
+    if ((status = bl__run_directory_open(t->params->output, &t->directory, err)) ||
+        (status = open_latest(t, from, err)))
+        return status;
+    if (*from && !t->params->resume)
+        return bl__fail(err, BL_ERR_ARGUMENT,
+                        "%s: has the checkpoints of a run already; resume it, or choose another "
+                        "directory",
+                        t->directory.path);
+    if ((status = read_recipe(t, *from, err)) || (status = open_data(t, err)))
+        return status;
+    if (*from && (status = bl__recipe_match_model(&t->recipe, bl__checkpoint_recipe(*from), err))) {
+        bl__error_prefix(err, t->directory.path);
+        return status;
+    }
+    if ((status = make_network(t, err)))
+        return status;
+    return *from ? load(t, *from, err) : BL_OK;
+}
+
+static bl_status save(bl__trainer *t, bool best, bl_error *err) {
+    char path[BL_RUN_MAX_PATH];
+    if (best)
+        bl__run_best_path(&t->directory, path);
+    else
+        bl__run_checkpoint_path(t->directory.path, t->progress.step, path);
+    bl_status status = bl__checkpoint_write(path, &t->recipe, &t->progress, t->list, t->n_params,
+                                            best ? NULL : bl__optimizer_moments(t->optimizer), err);
+    if (status || best)
+        return status;
+    t->n_rollbacks = 0;
+    return bl__run_prune(&t->directory, (size_t)t->recipe.keep, err);
+}
+
+bl_status bl__trainer_open(const bl_train_params *params, bl__trainer **out, bl_error *err) {
+    bl__checkpoint *from = NULL;
+    bl__trainer *t = bl__calloc(1, sizeof *t);
+    if (!t)
+        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a trainer");
+    t->params = params;
+    t->progress = (bl__progress){.smoothed = NAN, .validation = NAN, .best = NAN};
+    t->directory.metrics = -1;
+    bl_status status = open_run(t, &from, err);
+    if (!status)
+        status = bl__run_open_metrics(&t->directory, t->progress.step, err);
+    if (!status && !from) /* what a rollback in the first steps goes back to */
+        status = save(t, false, err);
+    bl__checkpoint_close(from);
+    if (status)
+        bl__trainer_close(t);
+    else
+        *out = t;
+    return status;
+}
+
+void bl__trainer_close(bl__trainer *t) {
+    if (!t)
+        return;
+    bl__run_directory_close(&t->directory);
+    bl__optimizer_free(t->optimizer);
+    bl__network_free(t->net);
+    bl__pool_free(t->pool);
+    bl__tokens_close(&t->tokens);
+    bl__recipe_free(&t->recipe);
+    bl__free(t->inputs);
+    bl__free(t->targets);
+    bl__free(t);
+}
+
+/* ---- validation ---- */
+
+/* Weighs each batch by the targets that count in it. */
+static bl_status measure(bl__trainer *t, bl__network *net, size_t batch, double *out,
+                         bl_error *err) {
+    size_t n = t->windows.n_valid_windows, most = (size_t)t->recipe.eval_rows;
+    size_t total = 0, row = n_tokens(t);
+    double loss = 0;
+    n = most ? bl__min_size(n, most) : n;
+    for (size_t first = 0; first < n; first += batch) {
+        size_t rows = bl__min_size(batch, n - first), counted = 0;
+        bl_status status = bl__windows_valid(&t->windows, first, rows, t->inputs, t->targets, err);
+        if (status)
+            return status;
+        for (size_t i = 0; i < rows * row; i++)
+            counted += t->targets[i] >= 0;
+        loss += (double)counted *
+                bl__network_step(net, t->inputs, t->targets, rows, row, false, 1.0f, NULL);
+        total += counted;
+    }
+    *out = total ? loss / (double)total : NAN;
+    return BL_OK;
+}
+
+bl_status bl__trainer_validate(bl__trainer *t, double *out, bl_error *err) {
+    bl__network_quantize(t->net);
+    t->quantized = true; /* again would show no flips */
+    return measure(t, t->net, n_rows(t), out, err);
+}
+
+bl_status bl__trainer_deployed(bl__trainer *t, double *out, bl_error *err) {
+    bl__network_config config = *bl__network_get_config(t->net);
+    size_t batch = bl__min_size(n_rows(t), DEPLOYED_ROWS), n;
+    bl__network *net = NULL;
+    config.precision = BL_PRECISION_FLOAT32;
+    bl_status status = bl__network_create(&config, batch, n_tokens(t), t->pool, &net, err);
+    if (status)
+        return status;
+    bl__param *list = bl__network_params(net, &n);
+    for (size_t i = 0; i < n; i++)
+        memcpy(list[i].value, t->list[i].value, list[i].rows * list[i].cols * sizeof(float));
+    for (size_t i = 0; config.weights != BL_WEIGHTS_FLOAT && i < list[0].rows * list[0].cols; i++)
+        list[0].value[i] = bl__bf16_to_f32(bl__f32_to_bf16(list[0].value[i]));
+    bl__network_quantize(net);
+    status = measure(t, net, batch, out, err);
+    bl__network_free(net);
+    return status;
+}
+
+/* ---- steps ---- */
+
+/* Gradients of a step into the network; *loss: their mean. */
+static bl_status accumulate(bl__trainer *t, double *loss, bl_error *err) {
+    uint64_t n = (uint64_t)t->recipe.accumulate, rows = n_rows(t);
+    uint64_t batch = t->progress.step + t->progress.skipped;
+    *loss = 0;
+    if (!t->quantized)
+        bl__network_quantize(t->net);
+    t->quantized = false;
+    for (uint64_t i = 0; i < n; i++) {
+        bl_status status = bl__windows_train(&t->windows, (batch * n + i) * rows, rows, t->inputs,
+                                             t->targets, err);
+        if (status)
+            return status;
+        *loss += bl__network_step(t->net, t->inputs, t->targets, rows, n_tokens(t), true,
+                                  1.0f / (float)n, NULL) /
+                 (double)n;
+    }
+    return BL_OK;
+}
+
+static bool is_good(const bl__trainer *t, double loss) {
+    const bl__progress *p = &t->progress;
+    if (!isfinite(loss))
+        return false;
+    return t->recipe.spike <= 0 || p->step < SETTLED_STEPS ||
+           !(loss > p->smoothed + t->recipe.spike);
+}
+
+/* Back to the last checkpoint, and past the data that were seen since. */
+static bl_status roll_back(bl__trainer *t, const char *what, double value, bl_error *err) {
+    uint64_t bad = t->progress.step, skipped = t->progress.skipped;
+    bl__checkpoint *from = NULL;
+    char message[160];
+    if (++t->n_rollbacks >= MAX_ROLLBACKS)
+        return bl__fail(err, BL_ERR_LIMIT,
+                        "step %llu: %s is %g, as often as %u times since the last checkpoint: "
+                        "the run diverges; try a lower rate",
+                        (unsigned long long)bad + 1, what, value, t->n_rollbacks);
+    bl_status status = open_latest(t, &from, err);
+    if (!status && !from)
+        status =
+            bl__fail(err, BL_ERR_NOT_FOUND, "%s: no checkpoint to go back to", t->directory.path);
+    if (!status)
+        status = load(t, from, err);
+    bl__checkpoint_close(from);
+    if (status)
+        return status;
+    bl__network_zero_gradients(t->net);
+    t->quantized = false;
+    t->progress.skipped = skipped + (bad - t->progress.step) + 1;
+    t->progress.rollbacks++;
+    snprintf(message, sizeof message,
+             "step %llu: %s is %g; back to step %llu, passing over the data since",
+             (unsigned long long)bad + 1, what, value, (unsigned long long)t->progress.step);
+    if (t->params->warn)
+        t->params->warn(t->params->user, message);
+    return bl__run_open_metrics(&t->directory, t->progress.step, err);
+}
+
+static bool weights_are_finite(const bl__trainer *t) {
+    for (size_t i = 0; i < t->n_params; i++) {
+        const bl__param *p = &t->list[i];
+        float sum = 0; /* of zeros, unless something is infinite or NaN */
+        for (size_t k = 0; k < p->rows * p->cols; k++)
+            sum += p->value[k] * 0.0f;
+        if (sum != 0)
+            return false;
+    }
+    return true;
+}
+
+static bl_status log_step(const bl__trainer *t, const bl_train_step *s, bl_error *err) {
+    char line[512];
+    int n = snprintf(line, sizeof line,
+                     "{\"step\":%llu,\"tokens\":%llu,\"loss\":%.6f,\"smoothed\":%.6f,\"rate\":%.6g,"
+                     "\"decay\":%.6g,\"norm\":%.6g,\"flips\":%.6g,\"tokens_per_second\":%.1f,"
+                     "\"seconds\":%.3f",
+                     (unsigned long long)s->step, (unsigned long long)s->tokens, s->loss,
+                     s->smoothed, s->rate, s->decay, s->gradient_norm, s->flips,
+                     s->tokens_per_second, t->progress.seconds);
+    if (s->validated && isfinite(s->validation))
+        n += snprintf(line + n, sizeof line - (size_t)n, ",\"validation\":%.6f", s->validation);
+    n += snprintf(line + n, sizeof line - (size_t)n, "}\n");
+    return bl__run_add_metrics(&t->directory, line, (size_t)n, err);
+}
+
+/* Measures held-out data when it is time, and keeps the best. */
+static bl_status validate(bl__trainer *t, bl_train_step *s, bl_error *err) {
+    bl__progress *p = &t->progress;
+    bl_status status = BL_OK;
+    if (t->windows.n_valid_windows && is_due(t, t->recipe.eval_interval)) {
+        if ((status = bl__trainer_validate(t, &p->validation, err)))
+            return status;
+        s->validated = true;
+        if (!(p->validation >= p->best)) { /* or no best yet */
+            p->best = p->validation;
+            status = save(t, true, err);
+        }
+    }
+    s->validation = p->validation;
+    s->best = p->best;
+    return status;
+}
+
+/* What follows an update: pace, metrics, validation, checkpoint, the caller. */
+static bl_status finish_step(bl__trainer *t, bl_train_step *s, double seconds, bl_error *err) {
+    bl__progress *p = &t->progress;
+    bl_status status;
+    p->seconds += seconds;
+    t->pace = t->pace > 0 ? 0.95 * t->pace + 0.05 * seconds : seconds;
+    s->tokens_per_second = t->pace > 0 ? (double)step_tokens(t) / t->pace : 0;
+    s->seconds_left = (double)(s->n_steps - s->step) * t->pace;
+    if ((status = validate(t, s, err)))
+        return status;
+    if ((s->validated || is_due(t, t->recipe.log_interval) || p->step == 1) &&
+        (status = log_step(t, s, err)))
+        return status;
+    bool due = is_due(t, t->recipe.save_interval);
+    bool go_on = !t->params->progress || t->params->progress(t->params->user, s);
+    if (!due && go_on)
+        return BL_OK;
+    if (!weights_are_finite(t))
+        return roll_back(t, "a weight", NAN, err);
+    if ((status = save(t, false, err)))
+        return status;
+    return go_on ? BL_OK
+                 : bl__fail(err, BL_ERR_CANCELLED, "stopped after step %llu of %llu",
+                            (unsigned long long)s->step, (unsigned long long)s->n_steps);
+}
+
+static bl_status run_step(bl__trainer *t, bl_error *err) {
+    bl__progress *p = &t->progress;
+    bl__schedule schedule = bl__recipe_schedule(&t->recipe);
+    double start = seconds_now(), loss;
+    bl_status status = accumulate(t, &loss, err);
+    if (status)
+        return status;
+    if (!is_good(t, loss))
+        return roll_back(t, "the loss", loss, err);
+    double rate = bl__schedule_rate(&schedule, p->step);
+    double decay = bl__schedule_decay(&schedule, p->step);
+    double norm = bl__optimizer_step(t->optimizer, rate, decay, t->recipe.clip);
+    if (!isfinite(norm))
+        return roll_back(t, "the gradients' norm", norm, err);
+    p->step++;
+    p->updates = bl__optimizer_steps(t->optimizer);
+    p->smoothed = isnan(p->smoothed) ? loss : SMOOTHING * p->smoothed + (1 - SMOOTHING) * loss;
+    bl_train_step s = {.step = p->step,
+                       .n_steps = (uint64_t)t->recipe.steps,
+                       .tokens = p->step * step_tokens(t),
+                       .loss = loss,
+                       .smoothed = p->smoothed,
+                       .rate = rate,
+                       .decay = decay,
+                       .gradient_norm = norm,
+                       .flips = bl__network_flips(t->net)};
+    return finish_step(t, &s, seconds_now() - start, err);
+}
+
+bl_status bl__trainer_run(bl__trainer *t, bl_error *err) {
+    bl_status status = BL_OK;
+    while (!status && t->progress.step < (uint64_t)t->recipe.steps)
+        status = run_step(t, err);
+    return status;
+}
+
+/* ---- the whole ---- */
+
+static bl_status fill_report(bl__trainer *t, bl_train_report *out, bl_error *err) {
+    const bl__progress *p = &t->progress;
+    bl_train_report r = {.n_steps = p->step,
+                         .tokens = p->step * step_tokens(t),
+                         .rollbacks = p->rollbacks,
+                         .smoothed = p->smoothed,
+                         .validation = p->validation,
+                         .best = p->best,
+                         .seconds = p->seconds,
+                         .memory_bytes = bl__network_bytes(t->net)};
+    for (size_t i = 0; i < t->n_params; i++) {
+        uint64_t n = (uint64_t)t->list[i].rows * t->list[i].cols;
+        r.n_params += n;
+        if (t->list[i].linear && t->recipe.weights != BL_WEIGHTS_FLOAT)
+            r.n_quantized += n;
+    }
+    r.memory_bytes += r.n_params * 2 * sizeof(float);
+    snprintf(r.compute, sizeof r.compute, "%s", bl__network_compute(t->net));
+    bl_status status = bl__trainer_deployed(t, &r.deployed, err);
+    if (!status)
+        *out = r;
+    return status;
+}
+
+bl_status bl_train(const bl_train_params *params, bl_train_report *report, bl_error *err) {
+    bl__trainer *t = NULL;
+    if (!params->output)
+        return bl__fail(err, BL_ERR_ARGUMENT, "training: no directory for the run");
+    bl_status status = bl__trainer_open(params, &t, err);
+    if (!status)
+        status = bl__trainer_run(t, err);
+    if (!status && report)
+        status = fill_report(t, report, err);
+    bl__trainer_close(t);
+    return status;
+}

@@ -1,0 +1,428 @@
+/* Runs of the trainer on a small made-up language: they learn it, go on bit for bit after a stop,
+ * survive what goes wrong, and what they export runs with the trainer's own loss. */
+#include <ftw.h>
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "base/alloc.h"
+#include "base/file.h"
+#include "base/random.h"
+#include "bitloom/bitloom.h"
+#include "formats/safetensors.h"
+#include "train/data.h"
+#include "train/run_directory.h"
+#include "train/trainer.h"
+
+enum { VOCAB = 40, N_TOKENS = 6000, N_TRAIN = 5000, ROW = 24, MAX_SETTINGS = 24 };
+
+static char root[] = "/tmp/bl_trainer_XXXXXX";
+static char data_setting[64];
+
+static char *in_root(const char *name) {
+    static char paths[4][128];
+    static unsigned at;
+    char *path = paths[at++ % 4];
+    snprintf(path, 128, "%s/%s", root, name);
+    return path;
+}
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw) {
+    (void)st, (void)type, (void)ftw;
+    return remove(path);
+}
+static void remove_tree(const char *path) {
+    nftw(path, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+}
+
+/* A token file: each token mostly decides the next. */
+static void write_tokens(const char *path, uint16_t bad_id) {
+    uint8_t header[BL_TOKENS_HEADER] = "BLTOKENS";
+    const uint64_t words[] = {VOCAB, N_TOKENS, 1, N_TRAIN, 0, N_TOKENS}, no_docs = 0;
+    const uint32_t version = 1, width = 2;
+    static uint16_t ids[N_TOKENS];
+    bl__random random;
+    bl__random_seed(&random, 5);
+    memcpy(header + 8, &version, 4);
+    memcpy(header + 12, &width, 4);
+    memcpy(header + 16, words, sizeof words);
+    for (size_t i = 1; i < N_TOKENS; i++)
+        ids[i] = (uint16_t)(bl__random_below(&random, 5) ? (ids[i - 1] * 7u + 3u) % VOCAB
+                                                         : bl__random_below(&random, VOCAB));
+    if (bad_id)
+        ids[100] = bad_id;
+    FILE *file = fopen(path, "wb");
+    assert_non_null(file);
+    assert_int_equal(fwrite(header, 1, sizeof header, file), sizeof header);
+    assert_int_equal(fwrite(ids, 2, N_TOKENS, file), N_TOKENS);
+    assert_int_equal(fwrite(&no_docs, 8, 1, file), 1);
+    fclose(file);
+}
+
+typedef struct watch {
+    uint64_t stop_after;                /* 0: never */
+    uint64_t poison_from, poison_until; /* steps after which a weight becomes NaN */
+    unsigned n_poisoned, max_poisoned;
+    bl__trainer *trainer;
+    unsigned n_steps, n_warnings;
+    double first, last;
+    char warning[200];
+} watch;
+
+static bool on_step(void *user, const bl_train_step *s) {
+    watch *w = user;
+    if (w->n_steps++ == 0)
+        w->first = s->loss;
+    w->last = s->loss;
+    if (w->trainer && s->step == w->poison_from && w->n_poisoned < w->max_poisoned) {
+        size_t n;
+        bl__network_params(w->trainer ? bl__trainer_network(w->trainer) : NULL, &n)[0].value[7] =
+            NAN;
+        w->n_poisoned++;
+    }
+    return s->step != w->stop_after;
+}
+
+static void on_warning(void *user, const char *message) {
+    watch *w = user;
+    w->n_warnings++;
+    snprintf(w->warning, sizeof w->warning, "%s", message);
+}
+
+typedef struct setup {
+    const char *settings[MAX_SETTINGS];
+    bl_train_params params;
+} setup;
+
+/* A small model, then the settings given (NULL ends them). */
+static void make_setup(setup *s, const char *name, watch *w, const char *const *settings) {
+    static const char *const base[] = {
+        "layers=2",        "dim=32",           "ffn_dim=48", "heads=4",       "kv_heads=2",
+        "tokens=24",       "rows=4",           "steps=20",   "eval_rows=0",   "rate=0.01",
+        "save_interval=5", "eval_interval=10", "seed=3",     "log_interval=1"};
+    size_t n = 0;
+    for (; n < sizeof base / sizeof *base; n++)
+        s->settings[n] = base[n];
+    s->settings[n++] = data_setting;
+    while (settings && *settings)
+        s->settings[n++] = *settings++;
+    s->params = (bl_train_params){.settings = s->settings,
+                                  .n_settings = n,
+                                  .output = in_root(name),
+                                  .n_threads = 1,
+                                  .progress = on_step,
+                                  .warn = on_warning,
+                                  .user = w};
+}
+
+static bl_status train(const char *name, watch *w, const char *const *settings, bool resume,
+                       uint32_t threads, bl_train_report *report, bl_error *err) {
+    setup s;
+    make_setup(&s, name, w, settings);
+    s.params.resume = resume;
+    s.params.n_threads = threads;
+    return bl_train(&s.params, report, err);
+}
+
+static void must_train(const char *name, watch *w, const char *const *settings, bool resume,
+                       uint32_t threads, bl_train_report *report) {
+    bl_error err = {0};
+    if (train(name, w, settings, resume, threads, report, &err) != BL_OK)
+        fail_msg("%s: %s", name, err.message);
+}
+
+static void assert_same_checkpoints(const char *a, const char *b, uint64_t step) {
+    bl__tensor_set *sets[2];
+    const char *const names[2] = {a, b};
+    for (size_t i = 0; i < 2; i++) {
+        char path[BL_RUN_MAX_PATH];
+        bl_error err = {0};
+        bl__run_checkpoint_path(in_root(names[i]), step, path);
+        if (bl__tensor_set_open(path, &sets[i], &err) != BL_OK)
+            fail_msg("%s", err.message);
+    }
+    assert_int_equal(sets[0]->n_tensors, sets[1]->n_tensors);
+    assert_true(sets[0]->n_tensors > 60);
+    for (size_t i = 0; i < sets[0]->n_tensors; i++) {
+        const bl__safetensor *x = &sets[0]->tensors[i], *y = &sets[1]->tensors[i];
+        assert_string_equal(x->name.data, y->name.data);
+        if (x->bytes != y->bytes || memcmp(x->data, y->data, x->bytes) != 0)
+            fail_msg("%s differs", x->name.data);
+    }
+    bl__tensor_set_close(sets[0]);
+    bl__tensor_set_close(sets[1]);
+}
+
+static const char *const accumulating[] = {"accumulate=2", NULL};
+
+static void a_stopped_run_goes_on_bit_for_bit(void **state) {
+    (void)state;
+    watch w = {0};
+    bl_error err = {0};
+    must_train("whole", &w, accumulating, false, 1, NULL);
+    assert_int_equal(w.n_steps, 20);
+    assert_true(w.last < w.first - 0.5);
+    w = (watch){.stop_after = 9};
+    assert_int_equal(train("parts", &w, accumulating, false, 3, NULL, &err), BL_ERR_CANCELLED);
+    assert_non_null(strstr(err.message, "step 9 of 20"));
+    w = (watch){0};
+    must_train("parts", &w, accumulating, true, 2, NULL);
+    assert_int_equal(w.n_steps, 11);
+    assert_same_checkpoints("whole", "parts", 20);
+    /* A run that is finished has nothing to do. */
+    w = (watch){0};
+    must_train("parts", &w, NULL, true, 1, NULL);
+    assert_int_equal(w.n_steps, 0);
+}
+
+/* What a crash leaves: later checkpoints that never were, half a line, half a file. */
+static void a_crashed_run_goes_on_bit_for_bit(void **state) {
+    (void)state;
+    watch w = {.stop_after = 12};
+    char path[BL_RUN_MAX_PATH], *text;
+    size_t len;
+    train("crashed", &w, accumulating, false, 1, NULL, NULL);
+    bl__run_checkpoint_path(in_root("crashed"), 12, path);
+    assert_int_equal(unlink(path), 0);
+    snprintf(path, sizeof path, "%s/step-00000015.safetensors.part-77", in_root("crashed"));
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fclose(file);
+    snprintf(path, sizeof path, "%s/run.jsonl", in_root("crashed"));
+    file = fopen(path, "a");
+    assert_non_null(file);
+    fputs("{\"step\":13,\"tok", file);
+    fclose(file);
+    w = (watch){0};
+    must_train("crashed", &w, accumulating, true, 2, NULL);
+    assert_int_equal(w.n_steps, 10); /* from step 10 on */
+    assert_same_checkpoints("whole", "crashed", 20);
+    /* Each step once in the metrics, in order; two checkpoints kept, nothing half written. */
+    assert_int_equal(bl__file_read(path, 1 << 20, &text, &len, NULL), BL_OK);
+    uint64_t step = 0;
+    for (const char *line = text; *line; line = strchr(line, '\n') + 1) {
+        json_t *object = json_loads(line, JSON_DISABLE_EOF_CHECK, NULL);
+        assert_int_equal(json_integer_value(json_object_get(object, "step")), ++step);
+        assert_true(json_is_real(json_object_get(object, "loss")));
+        assert_int_equal(json_object_get(object, "validation") != NULL, step % 10 == 0);
+        json_decref(object);
+    }
+    assert_int_equal(step, 20);
+    bl__free(text);
+    bl__run_checkpoint_path(in_root("crashed"), 15, path);
+    assert_true(bl__file_exists(path));
+    bl__run_checkpoint_path(in_root("crashed"), 10, path);
+    assert_false(bl__file_exists(path));
+    snprintf(path, sizeof path, "%s/step-00000015.safetensors.part-77", in_root("crashed"));
+    assert_false(bl__file_exists(path));
+}
+
+/* ---- what is exported ---- */
+
+static double token_loss(const float *logits, size_t vocab, int32_t target) {
+    double max = -INFINITY, sum = 0;
+    for (size_t i = 0; i < vocab; i++)
+        max = fmax(max, (double)logits[i]);
+    for (size_t i = 0; i < vocab; i++)
+        sum += exp((double)logits[i] - max);
+    return max + log(sum) - (double)logits[target];
+}
+
+/* Mean loss of a GGUF model over the validation windows. */
+static double model_loss(const char *path) {
+    static float logits[ROW * VOCAB];
+    int32_t inputs[ROW], targets[ROW];
+    bl_model *model = NULL;
+    bl_session *session = NULL;
+    bl__tokens tokens;
+    bl__windows windows;
+    bl_error err = {0};
+    double loss = 0;
+    size_t n = 0;
+    if (bl_model_open(path, NULL, &model, &err) != BL_OK)
+        fail_msg("%s", err.message);
+    assert_int_equal(bl_session_create(model, NULL, &session, NULL), BL_OK);
+    assert_int_equal(bl__tokens_open(in_root("data.tok"), &tokens, NULL), BL_OK);
+    assert_int_equal(bl__windows_init(&tokens, ROW, 3, false, &windows, NULL), BL_OK);
+    for (size_t i = 0; i < windows.n_valid_windows; i++) {
+        assert_int_equal(bl__windows_valid(&windows, i, 1, inputs, targets, NULL), BL_OK);
+        bl_session_truncate(session, 0);
+        assert_int_equal(bl_session_eval(session, inputs, ROW, logits, NULL), BL_OK);
+        for (size_t k = 0; k < ROW; k++)
+            if (targets[k] >= 0) {
+                loss += token_loss(logits + k * VOCAB, VOCAB, targets[k]);
+                n++;
+            }
+    }
+    assert_true(n > 900);
+    bl__tokens_close(&tokens);
+    bl_session_free(session);
+    bl_model_close(model);
+    return loss / (double)n;
+}
+
+static void check_export(const char *name, const char *const *settings, bool masters) {
+    watch w = {0};
+    bl_train_report report = {0};
+    bl_error err = {0};
+    char directory[160], gguf[160];
+    must_train(name, &w, settings, masters, 1, &report);
+    snprintf(directory, sizeof directory, "%s-hf", in_root(name));
+    snprintf(gguf, sizeof gguf, "%s.gguf", in_root(name));
+    if (bl_train_export(in_root(name), directory, masters, &err) != BL_OK ||
+        bl_convert(directory, gguf, NULL, NULL, &err) != BL_OK)
+        fail_msg("%s: %s", name, err.message);
+    double found = model_loss(gguf);
+    /* Masters keep an embedding that is not rounded. */
+    double expected = masters ? report.validation : report.deployed;
+    if (!(fabs(found - expected) <= 1e-5))
+        fail_msg("%s: the model's loss is %.7f, the trainer's %.7f", name, found, expected);
+    assert_true(fabs(report.deployed - report.validation) < 0.05);
+}
+
+static void exported_models_have_the_trainers_loss(void **state) {
+    (void)state;
+    static const char *const ternary[] = {"precision=float32", NULL};
+    static const char *const binary[] = {"weights=binary", NULL};
+    static const char *const silu[] = {"activation=silu", NULL};
+    static const char *const llama[] = {"activation=silu", "sub_norms=false", NULL};
+    static const char *const floats[] = {"weights=float", NULL};
+    static const char *const llama_floats[] = {"weights=float", "activation=silu",
+                                               "sub_norms=false", NULL};
+    check_export("ternary", ternary, false);
+    check_export("ternary", ternary, true); /* resumes: nothing is left to do */
+    check_export("binary", binary, false);
+    check_export("silu", silu, false);
+    check_export("llama", llama, false);
+    check_export("floats", floats, false);
+    check_export("llama_floats", llama_floats, false);
+    bl_error err = {0};
+    assert_int_equal(bl_train_export(in_root("binary"), in_root("none-hf"), true, &err),
+                     BL_ERR_UNSUPPORTED);
+    assert_int_equal(bl_train_export(in_root("none"), in_root("none-hf"), true, &err),
+                     BL_ERR_NOT_FOUND);
+}
+
+/* ---- what goes wrong ---- */
+
+static void poison(const char *name, watch *w, bl_status expected, bl_error *err) {
+    setup s;
+    make_setup(&s, name, w, NULL);
+    assert_int_equal(bl__trainer_open(&s.params, &w->trainer, err), BL_OK);
+    assert_int_equal(bl__trainer_run(w->trainer, err), expected);
+    bl__trainer_close(w->trainer);
+}
+
+static void a_loss_that_is_not_finite_is_undone(void **state) {
+    (void)state;
+    bl_error err = {0};
+    watch w = {.poison_from = 8, .max_poisoned = 1};
+    poison("poisoned", &w, BL_OK, &err);
+    assert_int_equal(w.n_warnings, 1);
+    assert_string_equal(w.warning, "step 9: the loss is nan; back to step 5, passing over the data "
+                                   "since");
+    assert_int_equal(w.n_steps, 8 + 15);
+    assert_true(isfinite(w.last) && w.last < w.first);
+    /* One that comes again at every try, and weights that would go into a checkpoint. */
+    w = (watch){.poison_from = 8, .max_poisoned = 100};
+    poison("diverging", &w, BL_ERR_LIMIT, &err);
+    assert_int_equal(w.n_warnings, 2);
+    assert_non_null(strstr(err.message, "diverges"));
+    w = (watch){.poison_from = 10, .max_poisoned = 1};
+    poison("late", &w, BL_OK, &err);
+    assert_non_null(strstr(w.warning, "a weight"));
+    assert_true(isfinite(w.last));
+}
+
+static void refused(const char *name, const char *const *settings, bool resume, bl_status status,
+                    const char *words) {
+    bl_error err = {0};
+    watch w = {0};
+    bl_status found = train(name, &w, settings, resume, 1, NULL, &err);
+    if (found != status || !strstr(err.message, words))
+        fail_msg("%s: status %d, '%s', expected %d and '%s'", name, (int)found, err.message,
+                 (int)status, words);
+}
+
+static void what_does_not_fit_is_refused(void **state) {
+    (void)state;
+    static const char *const no_data[] = {"data=/nowhere/data.tok", NULL};
+    static const char *const small[] = {"vocab=30", NULL};
+    static const char *const wide[] = {"ffn_dim=64", NULL};
+    static const char *const unknown[] = {"stepps=3", NULL};
+    char bad[96], path[BL_RUN_MAX_PATH];
+    const char *const bad_data[] = {bad, NULL};
+    snprintf(bad, sizeof bad, "data=%s", in_root("bad.tok"));
+    write_tokens(in_root("bad.tok"), VOCAB);
+    refused("a", no_data, false, BL_ERR_NOT_FOUND, "/nowhere/data.tok");
+    refused("a", small, false, BL_ERR_ARGUMENT, "vocab is 30");
+    refused("a", unknown, false, BL_ERR_ARGUMENT, "stepps");
+    refused("a", bad_data, false, BL_ERR_FORMAT, "bad.tok");
+    refused("whole", NULL, false, BL_ERR_ARGUMENT, "resume it");
+    refused("whole", wide, true, BL_ERR_ARGUMENT, "ffn_dim 48, expected 64");
+    bl__run_checkpoint_path(in_root("whole"), 20, path);
+    assert_int_equal(truncate(path, 1000), 0);
+    refused("whole", NULL, true, BL_ERR_FORMAT, "step-00000020.safetensors");
+    bl__run_checkpoint_path(in_root("whole"), 15, path); /* the one before is as it was */
+    bl__checkpoint *c = NULL;
+    assert_int_equal(bl__checkpoint_open(path, &c, NULL), BL_OK);
+    bl__checkpoint_close(c);
+}
+
+static void failing_memory_is_survived(void **state) {
+    (void)state;
+    static const char *const one[] = {"steps=1", "layers=1", NULL};
+    bl_status status = BL_ERR_MEMORY;
+    long n = 0;
+    while (status) {
+        watch w = {0};
+        bl_train_report report;
+        remove_tree(in_root("memory"));
+        bl__alloc_fail_at(++n);
+        status = train("memory", &w, one, false, 1, &report, NULL);
+        if (!status)
+            status = bl_train_export(in_root("memory"), in_root("memory"), false, NULL);
+        bl__alloc_fail_at(0);
+        if (status)
+            assert_int_equal(status, BL_ERR_MEMORY);
+        assert_true(n < 2000);
+    }
+    assert_true(n > 40);
+}
+
+static int set_up(void **state) {
+    (void)state;
+    if (!mkdtemp(root))
+        return -1;
+    write_tokens(in_root("data.tok"), 0);
+    snprintf(data_setting, sizeof data_setting, "data=%s", in_root("data.tok"));
+    return 0;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    remove_tree(root);
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_stopped_run_goes_on_bit_for_bit),
+        cmocka_unit_test(a_crashed_run_goes_on_bit_for_bit),
+        cmocka_unit_test(exported_models_have_the_trainers_loss),
+        cmocka_unit_test(a_loss_that_is_not_finite_is_undone),
+        cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(failing_memory_is_survived),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
