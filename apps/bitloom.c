@@ -9,7 +9,7 @@
 
 static const command *const COMMANDS[] = {&RUN_COMMAND,     &CHAT_COMMAND,     &CONVERT_COMMAND,
                                           &INSPECT_COMMAND, &TOKENIZE_COMMAND, &DATA_COMMAND,
-                                          &INFO_COMMAND};
+                                          &TRAIN_COMMAND,   &PLOT_COMMAND,     &INFO_COMMAND};
 enum { N_COMMANDS = sizeof COMMANDS / sizeof *COMMANDS };
 
 static void print_overview(FILE *to) {

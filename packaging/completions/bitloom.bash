@@ -2,13 +2,14 @@
 
 _bitloom() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
-    local commands="run chat convert inspect tokenize data info help"
+    local commands="run chat convert inspect tokenize data train plot info help"
     local model="-m --model -t --threads -c --ctx-size -b --batch-size"
     local sampling="-n --n-predict --predict -s --seed --temp -temp --top-k --top-p --min-p
         --repeat-penalty --frequency-penalty --presence-penalty --repeat-last-n -r --stop
         --reverse-prompt --ignore-eos --special --context-shift --keep"
     local types="native bl_t2 i2_s tq1_0 tq2_0 iq1_bn iq2_bn f16 bf16 f32"
     local embed_types="f32 f16 bf16 q8_0"
+    local presets="tiny-1m small-3m 5m 15m 25m 125m 350m 700m 760m 1.3b 2.7b 3b 3.9b"
     local options="-h --help" IFS=$' \t\n'
     COMPREPLY=()
 
@@ -19,6 +20,11 @@ _bitloom() {
     case $cmd:$prev in
         help:*) mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$cur"); return ;;
         *:--type) mapfile -t COMPREPLY < <(compgen -W "$types" -- "$cur"); return ;;
+        train:--preset) mapfile -t COMPREPLY < <(compgen -W "$presets" -- "$cur"); return ;;
+        train:--recipe) mapfile -t COMPREPLY < <(compgen -W "b1.58 bitnet" -- "$cur"); return ;;
+        train:--weights)
+            mapfile -t COMPREPLY < <(compgen -W "ternary binary float" -- "$cur"); return ;;
+        plot:--x) mapfile -t COMPREPLY < <(compgen -W "tokens step seconds" -- "$cur"); return ;;
         *:--embed-type) mapfile -t COMPREPLY < <(compgen -W "$embed_types" -- "$cur"); return ;;
         data:data)
             if [[ $cur != -* ]]; then
@@ -26,7 +32,7 @@ _bitloom() {
                 return
             fi ;;
         *:-m | *:--model | *:-f | *:--file | *:-o | *:--output | *:--template-file | \
-            *:--valid-file)
+            *:--valid-file | *:--out | *:--data | *:--tokenizer | *:--export)
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     esac
     case $cmd in
@@ -38,11 +44,16 @@ _bitloom() {
         data)
             options+=" -m --model --json -o --output --valid --valid-file --field --special"
             options+=" -t --threads -q --quiet --check --doc --first -n --n-tokens --ids" ;;
+        train)
+            options+=" -o --output --out --resume -t --threads --json -q --quiet --data --tokenizer"
+            options+=" --preset --recipe --weights --steps --rows --tokens --accumulate --lr --rate"
+            options+=" -s --seed --set --export --masters" ;;
+        plot) options+=" -o --output --title --x --top -q --quiet" ;;
         info) options+=" --json" ;;
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
-    elif [[ $cmd == convert || $cmd == inspect || $cmd == data ]]; then
+    elif [[ $cmd == convert || $cmd == inspect || $cmd == data || $cmd == train || $cmd == plot ]]; then
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
     fi
 }

@@ -1,0 +1,344 @@
+/* Owns `bitloom train`: settings from the command line, the progress line and the closing table
+ * around bl_train(), and exports. */
+#include <errno.h>
+#include <float.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <jansson.h>
+
+#include "base/alloc.h"
+#include "base/buffer.h"
+#include "base/file.h"
+#include "bitloom/bitloom.h"
+#include "commands.h"
+#include "terminal.h"
+
+enum { N_OWN_SETTINGS = 11, MAX_SETTINGS = N_OWN_SETTINGS + OPTION_LIST_MAX, MAX_TEXT = 1 << 16 };
+
+typedef struct train_settings {
+    const char *output, *export_to, *data, *tokenizer, *preset, *recipe, *weights;
+    int64_t steps, rows, tokens, accumulate, seed, threads;
+    double rate;
+    option_list set;
+    bool resume, masters, json, quiet;
+} train_settings;
+
+#define TRAIN(field) offsetof(train_settings, field)
+
+static const option RUN_OPTIONS[] = {
+    {'o', "output", "--out", OPTION_TEXT, "DIR", TRAIN(output), 0, 0, NULL,
+     "directory of the run: metrics and checkpoints"},
+    {0, "resume", NULL, OPTION_FLAG, NULL, TRAIN(resume), 0, 0, NULL,
+     "go on after the last checkpoint in it; from the start when there is none"},
+    {'t', "threads", NULL, OPTION_INTEGER, "N", TRAIN(threads), 0, 1024, NULL,
+     "threads; 0 = one for each physical core (default). Results do not depend on it"},
+    {0, "json", NULL, OPTION_FLAG, NULL, TRAIN(json), 0, 0, NULL,
+     "print the closing figures as a JSON object"},
+    {'q', "quiet", NULL, OPTION_FLAG, NULL, TRAIN(quiet), 0, 0, NULL,
+     "print warnings and errors only"},
+};
+static const option RECIPE_OPTIONS[] = {
+    {0, "data", NULL, OPTION_TEXT, "FILE", TRAIN(data), 0, 0, NULL,
+     "token file, from bitloom data build"},
+    {0, "tokenizer", NULL, OPTION_TEXT, "PATH", TRAIN(tokenizer), 0, 0, NULL,
+     "what the tokens were made with; goes into exports"},
+    {0, "preset", NULL, OPTION_TEXT, "NAME", TRAIN(preset), 0, 0, NULL,
+     "size: tiny-1m small-3m 5m 15m 25m 125m 350m 700m 760m 1.3b 2.7b 3b 3.9b"},
+    {0, "recipe", NULL, OPTION_CHOICE, "NAME", TRAIN(recipe), 0, 0, "b1.58 bitnet",
+     "published schedule; one of:"},
+    {0, "weights", NULL, OPTION_CHOICE, "KIND", TRAIN(weights), 0, 0, "ternary binary float",
+     "what linear weights are quantized to; one of:"},
+    {0, "steps", NULL, OPTION_INTEGER, "N", TRAIN(steps), 1, 1e12, NULL, "updates of the run"},
+    {0, "rows", NULL, OPTION_INTEGER, "N", TRAIN(rows), 1, 1 << 20, NULL, "rows of a batch"},
+    {0, "tokens", NULL, OPTION_INTEGER, "N", TRAIN(tokens), 1, 1 << 24, NULL, "tokens of a row"},
+    {0, "accumulate", NULL, OPTION_INTEGER, "N", TRAIN(accumulate), 1, 1 << 20, NULL,
+     "batches of an update"},
+    {0, "lr", "--rate", OPTION_NUMBER, "X", TRAIN(rate), 0, 1e30, NULL, "highest learning rate"},
+    {'s', "seed", NULL, OPTION_INTEGER, "N", TRAIN(seed), 0, 9e15, NULL,
+     "seed of the first weights and the order of the data"},
+    {0, "set", NULL, OPTION_LIST, "KEY=VALUE", TRAIN(set), 0, 0, NULL,
+     "any key of recipes; may be repeated"},
+};
+static const option EXPORT_OPTIONS[] = {
+    {0, "export", NULL, OPTION_TEXT, "PATH", TRAIN(export_to), 0, 0, NULL,
+     "write the model to a GGUF file (NAME.gguf) or a Hugging Face directory; without a recipe, "
+     "--data and --resume nothing is trained, and --output may be a checkpoint"},
+    {0, "masters", NULL, OPTION_FLAG, NULL, TRAIN(masters), 0, 0, NULL,
+     "export float32 masters, to train on with other tools"},
+};
+#define GROUP(title, options)                                                                      \
+    { title, options, sizeof options / sizeof *options, 0 }
+static const option_group GROUPS[] = {GROUP("Options", RUN_OPTIONS),
+                                      GROUP("In place of the recipe's", RECIPE_OPTIONS),
+                                      GROUP("Export", EXPORT_OPTIONS)};
+
+/* ---- settings ---- */
+
+/* "key=value" texts in one buffer, and where they begin. */
+typedef struct setting_list {
+    bl__buffer text;
+    size_t starts[MAX_SETTINGS], n;
+    const char *items[MAX_SETTINGS];
+} setting_list;
+
+static void add_text(setting_list *list, const char *key, const char *value) {
+    if (!value)
+        return;
+    list->starts[list->n++] = list->text.len;
+    bl__buffer_printf(&list->text, "%s%s%s", key, *key ? "=" : "", value);
+    bl__buffer_putc(&list->text, '\0');
+}
+
+static void add_whole(setting_list *list, const char *key, int64_t value) {
+    char text[32];
+    snprintf(text, sizeof text, "%lld", (long long)value);
+    add_text(list, key, value >= 0 ? text : NULL);
+}
+
+static bool make_settings(const train_settings *s, setting_list *list) {
+    char rate[40];
+    list->text = bl__buffer_make(MAX_TEXT);
+    snprintf(rate, sizeof rate, "%.17g", s->rate);
+    add_text(list, "data", s->data);
+    add_text(list, "tokenizer", s->tokenizer);
+    add_text(list, "preset", s->preset);
+    add_text(list, "recipe", s->recipe);
+    add_text(list, "weights", s->weights);
+    add_whole(list, "steps", s->steps);
+    add_whole(list, "rows", s->rows);
+    add_whole(list, "tokens", s->tokens);
+    add_whole(list, "accumulate", s->accumulate);
+    add_whole(list, "seed", s->seed);
+    add_text(list, "rate", s->rate >= 0 ? rate : NULL);
+    for (size_t i = 0; i < s->set.n; i++)
+        add_text(list, "", s->set.items[i]);
+    for (size_t i = 0; i < list->n && !list->text.failed; i++)
+        list->items[i] = list->text.data + list->starts[i];
+    return !list->text.failed;
+}
+
+/* ---- while it runs ---- */
+
+typedef struct watch {
+    bool is_shown, is_quiet; /* the line on a terminal; the lines of validations */
+    double shown_at;
+} watch;
+
+static const char *format_time(double seconds) {
+    static char text[32];
+    long long s = (long long)seconds;
+    if (s >= 3600)
+        snprintf(text, sizeof text, "%lld:%02lld:%02lld", s / 3600, s / 60 % 60, s % 60);
+    else
+        snprintf(text, sizeof text, "%lld:%02lld", s / 60, s % 60);
+    return text;
+}
+
+static bool take_step(void *user, const bl_train_step *s) {
+    watch *w = user;
+    double now = seconds_now();
+    if (s->validated && !w->is_quiet) {
+        if (w->is_shown)
+            fputs("\r\033[K", stderr);
+        note("step %llu  validation %.4f%s  training %.4f", (unsigned long long)s->step,
+             s->validation, s->validation <= s->best ? " (best)" : "", s->smoothed);
+    }
+    if (w->is_shown && now - w->shown_at > 0.2) {
+        fprintf(stderr,
+                "\rstep %llu/%llu  %.1f M tokens  loss %.3f  rate %.2e  flips %.2f %%  "
+                "%.0f tokens/s  %s left \033[K",
+                (unsigned long long)s->step, (unsigned long long)s->n_steps,
+                (double)s->tokens * 1e-6, s->smoothed, s->rate, 100 * s->flips,
+                s->tokens_per_second, format_time(s->seconds_left));
+        w->shown_at = now;
+    }
+    return !interrupts_seen();
+}
+
+static void take_warning(void *user, const char *message) {
+    const watch *w = user;
+    if (w->is_shown)
+        fputs("\r\033[K", stderr);
+    note("warning: %s", message);
+}
+
+/* ---- the end ---- */
+
+static int print_json(const char *output, const bl_train_report *r) {
+    json_t *object = json_pack(
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s}", "output", output, "steps",
+        (json_int_t)r->n_steps, "tokens", (json_int_t)r->tokens, "weights", (json_int_t)r->n_params,
+        "quantized_weights", (json_int_t)r->n_quantized, "memory_bytes",
+        (json_int_t)r->memory_bytes, "rollbacks", (json_int_t)r->rollbacks, "loss",
+        isfinite(r->smoothed) ? r->smoothed : 0.0, "seconds", r->seconds, "compute", r->compute);
+    if (!object)
+        return fail_with("train", "the output's name is not UTF-8, or memory is short");
+    if (isfinite(r->validation)) {
+        json_object_set_new(object, "validation", json_real(r->validation));
+        json_object_set_new(object, "best", json_real(r->best));
+        json_object_set_new(object, "deployed", json_real(r->deployed));
+    }
+    json_dumpf(object, stdout, JSON_INDENT(2));
+    putchar('\n');
+    json_decref(object);
+    return EXIT_SUCCESS;
+}
+
+static void print_report(const char *output, const bl_train_report *r) {
+    note("run              %s\n"
+         "weights          %.2f M, %.2f M of them quantized\n"
+         "trained on       %.2f M tokens in %llu steps\n"
+         "time             %s (%.0f tokens/s), %s\n"
+         "memory           %s\n"
+         "loss             %.4f",
+         output, (double)r->n_params * 1e-6, (double)r->n_quantized * 1e-6,
+         (double)r->tokens * 1e-6, (unsigned long long)r->n_steps, format_time(r->seconds),
+         r->seconds > 0 ? (double)r->tokens / r->seconds : 0.0, r->compute,
+         format_bytes((double)r->memory_bytes), r->smoothed);
+    if (isfinite(r->validation))
+        note("validation       %.4f, at best %.4f; as exported %.4f", r->validation, r->best,
+             r->deployed);
+}
+
+static int train(const train_settings *s, const char *recipe) {
+    setting_list list = {0};
+    if (!make_settings(s, &list)) {
+        bl__buffer_free(&list.text);
+        return fail_with("train", "settings of more than %d bytes, or out of memory", MAX_TEXT);
+    }
+    watch w = {.is_shown = !s->quiet && isatty(STDERR_FILENO), .is_quiet = s->quiet};
+    bl_train_params params = {.recipe = recipe,
+                              .settings = list.items,
+                              .n_settings = list.n,
+                              .output = s->output,
+                              .resume = s->resume,
+                              .n_threads = (uint32_t)s->threads,
+                              .progress = take_step,
+                              .warn = take_warning,
+                              .user = &w};
+    bl_train_report report;
+    bl_error err;
+    /* Waits for the library to write a checkpoint. */
+    interrupts_catch(5);
+    bl_status status = bl_train(&params, &report, &err);
+    bl__buffer_free(&list.text);
+    if (w.is_shown)
+        fputs("\r\033[K", stderr);
+    if (status) {
+        fail_error("train", &err);
+        return status == BL_ERR_CANCELLED ? EXIT_INTERRUPTED : EXIT_FAILURE;
+    }
+    if (s->json)
+        return print_json(s->output, &report);
+    if (!s->quiet)
+        print_report(s->output, &report);
+    return EXIT_SUCCESS;
+}
+
+/* ---- export ---- */
+
+static bool is_gguf(const char *path) {
+    size_t len = strlen(path), n = strlen(".gguf");
+    return len > n && strcmp(path + len - n, ".gguf") == 0;
+}
+
+/* Removes what bl_train_export() writes. */
+static void remove_export(const char *directory) {
+    static const char *const names[] = {
+        "config.json",     "generation_config.json", "model.safetensors",      "tokenizer.json",
+        "tokenizer.model", "tokenizer_config.json",  "special_tokens_map.json"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char *path = bl__path_join(directory, names[i]);
+        if (path)
+            (void)unlink(path);
+        bl__free(path);
+    }
+    (void)rmdir(directory);
+}
+
+/* By way of a Hugging Face directory beside the file; its own name is what the model is called. */
+static bl_status export_gguf(const train_settings *s, bl_error *err) {
+    bl__buffer outer = bl__buffer_make(MAX_TEXT), inner = bl__buffer_make(MAX_TEXT);
+    const char *slash = strrchr(s->export_to, '/'), *name = slash ? slash + 1 : s->export_to;
+    bl_status status = BL_ERR_MEMORY;
+    *err = (bl_error){.code = status, .message = "out of memory"};
+    bl__buffer_printf(&outer, "%s.hf-%ld", s->export_to, (long)getpid());
+    bl__buffer_printf(&inner, "%s/%.*s", outer.data ? outer.data : "",
+                      (int)(strlen(name) - strlen(".gguf")), name);
+    if (!outer.failed && !inner.failed) {
+        if (mkdir(outer.data, 0777) != 0 && errno != EEXIST) {
+            status = BL_ERR_IO;
+            err->code = status;
+            snprintf(err->message, sizeof err->message, "%.180s: cannot make a directory: %s",
+                     outer.data, strerror(errno));
+        } else if (!(status = bl_train_export(s->output, inner.data, s->masters, err))) {
+            bl_convert_params params = {.n_threads = (uint32_t)s->threads};
+            status = bl_convert(inner.data, s->export_to, &params, NULL, err);
+        }
+        remove_export(inner.data);
+        (void)rmdir(outer.data);
+    }
+    bl__buffer_free(&outer);
+    bl__buffer_free(&inner);
+    return status;
+}
+
+static int export_model(const train_settings *s) {
+    bl_error err;
+    bl_status status = is_gguf(s->export_to)
+                           ? export_gguf(s, &err)
+                           : bl_train_export(s->output, s->export_to, s->masters, &err);
+    if (status)
+        return fail_error("train", &err);
+    if (!s->quiet)
+        note("wrote            %s", s->export_to);
+    return EXIT_SUCCESS;
+}
+
+static int run(int argc, char **argv) {
+    train_settings s = {
+        .steps = -1, .rows = -1, .tokens = -1, .accumulate = -1, .seed = -1, .rate = -1};
+    const char *recipe = NULL;
+    switch (options_parse(&TRAIN_COMMAND, argc, argv, &s, &recipe)) {
+    case PARSE_HELP:
+        return EXIT_SUCCESS;
+    case PARSE_BAD:
+        return EXIT_USAGE;
+    case PARSE_OK:
+        break;
+    }
+    bool trains = recipe || s.data || s.resume;
+    if (!s.output)
+        return options_complain(&TRAIN_COMMAND, "-o DIR is missing");
+    if (!trains && !s.export_to)
+        return options_complain(&TRAIN_COMMAND, "found nothing to do; expected a recipe, --data, "
+                                                "--resume or --export");
+    if (s.masters && !s.export_to)
+        return options_complain(&TRAIN_COMMAND, "--masters is for --export");
+    int status = trains ? train(&s, recipe) : EXIT_SUCCESS;
+    return status == EXIT_SUCCESS && s.export_to ? export_model(&s) : status;
+}
+
+const command TRAIN_COMMAND = {
+    .name = "train",
+    .summary = "train a 1-bit model, or its full-precision twin, from scratch",
+    .operands = "[RECIPE]",
+    .min_operands = 0,
+    .max_operands = 1,
+    .description =
+        "Trains by a recipe (JSON), options, or both: options go before the recipe. A run is a\n"
+        "directory; stopped at any moment, by Ctrl-C, a crash or kill, it goes on with --resume\n"
+        "as if it had not been. The last checkpoints and the best one are kept as safetensors.",
+    .examples = "  bitloom train --data novels.bin --tokenizer tok/ --preset 5m --steps 4000 -o r\n"
+                "  bitloom train recipe.json --weights float --lr 1e-3 -o twin\n"
+                "  bitloom train --resume -o r\n"
+                "  bitloom train --export model.gguf -o r\n",
+    .groups = GROUPS,
+    .n_groups = sizeof GROUPS / sizeof *GROUPS,
+    .run = run,
+};

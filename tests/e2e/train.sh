@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# `bitloom train` and `plot`: a small model learns a made-up text, is killed at random moments and
+# goes on to the same weights, and what is exported runs.
+# Arguments: the program, the project's root.
+set -euo pipefail
+
+# shellcheck source=tests/e2e/common.bash
+source "${0%/*}/common.bash"
+cd "$work"
+
+python3 - >text.txt <<'END'
+import random
+random.seed(1)
+who = ["the miller", "a grey horse", "the queen", "her brother", "an old clerk", "nobody"]
+did = ["found", "sold", "had lost", "looked for", "dreamt of", "carried"]
+what = ["a silver key", "the letter", "seven apples", "a house by the sea", "the road home"]
+for _ in range(9000):
+    print(f"{random.choice(who)} {random.choice(did)} {random.choice(what)}.".capitalize())
+END
+tokenizer=$root/tests/golden/tokenizers/bpe/tokenizer.json
+"$program" data build -m "$tokenizer" -o text.bin --valid 0.05 -q text.txt
+cat >recipe.json <<END
+{"layers": 1, "dim": 64, "ffn_dim": 96, "heads": 2, "tokens": 64, "rows": 8, "data": "text.bin",
+ "tokenizer": "$tokenizer", "steps": 300, "rate": 0.01, "save_interval": 10, "eval_interval": 100, "eval_rows": 8}
+END
+
+# The whole run, and its figures.
+"$program" train recipe.json -o whole -t 2 -q --json >report
+python3 - report whole/run.jsonl <<'END' || fail "train: report or metrics"
+import json, math, sys
+report = json.load(open(sys.argv[1]))
+lines = [json.loads(line) for line in open(sys.argv[2])]
+assert report["steps"] == 300 and report["tokens"] == 300 * 512, report
+assert lines[-1]["step"] == 300 and lines[0]["step"] == 1, lines
+assert lines[-1]["loss"] < lines[0]["loss"] - 2, (lines[0], lines[-1])
+assert lines[-1]["validation"] < 2.5 and abs(report["deployed"] - report["validation"]) < 0.05, report
+END
+[[ $(echo whole/*) == "whole/best.safetensors whole/run.jsonl whole/step-00000290.safetensors whole/step-00000300.safetensors" ]] ||
+    fail "the run's directory has: $(echo whole/*)"
+
+# Killed at random moments: the same weights.
+RANDOM=7 kills=0
+for _ in {1..20}; do
+    "$program" train recipe.json -o killed --resume -t 1 -q 2>>killed.log &
+    pid=$!
+    sleep "0.0$((RANDOM % 60 + 30))"
+    if kill -9 "$pid" 2>/dev/null; then kills=$((kills + 1)); fi
+    { wait "$pid" || true; } 2>/dev/null
+    [[ -e killed/step-00000300.safetensors ]] && break
+done
+"$program" train recipe.json -o killed --resume -t 2 -q 2>>killed.log
+((kills >= 3)) || fail "killed only $kills times"
+for run in whole killed; do "$program" train --export "$run-hf" -o "$run" -q; done
+cmp whole-hf/model.safetensors killed-hf/model.safetensors || fail "killed $kills times, other weights"
+if ls killed/*.part-* 2>/dev/null; then fail "left half-written files"; fi
+
+# What is exported runs, straight and by way of the directory.
+"$program" train --export whole.gguf -o whole -q
+"$program" convert whole-hf -o hf.gguf -q
+"$program" inspect whole.gguf | grep -q bl_t2 || fail "whole.gguf is not in the native layout"
+for way in whole hf; do
+    "$program" run -m "$way.gguf" -p 'The queen sold' -n 16 --temp 0 -q >"$way.txt" || fail "$way.gguf does not run"
+done
+cmp whole.txt hf.txt || fail "two exports write different texts"
+[[ $(wc -c <whole.txt) -gt 16 ]] || fail "the model wrote: $(cat whole.txt)"
+[[ $(echo ./*.hf-*) == './*.hf-*' ]] || fail "export left $(echo ./*.hf-*)"
+
+# Ctrl-C leaves a checkpoint.
+status=0
+"$program" train recipe.json -o stopped --steps 100000 -t 1 -q 2>stopped.log & pid=$!
+sleep 0.5
+kill -INT "$pid"
+wait "$pid" || status=$?
+[[ $status -eq 130 ]] || fail "Ctrl-C: status $status, said $(cat stopped.log)"
+"$program" train --export stopped-hf -o stopped -q || fail "Ctrl-C left no checkpoint"
+
+# refused WORDS ARGUMENT...: status 1 and the words.
+refused() {
+    local words=$1 status=0
+    shift
+    "$program" train "$@" -q >out 2>err || status=$?
+    [[ $status -eq 1 && ! -s out ]] || fail "train $*: status $status"
+    grep -qF -e "$words" err || fail "train $*: said $(cat err), expected $words"
+}
+echo '{"leyers": 2}' >bad.json
+refused "unknown key 'leyers'" bad.json -o bad
+refused "data is missing" -o bad --resume
+refused "text.txt: not a token file" recipe.json -o bad --data text.txt
+refused "resume it" recipe.json -o whole
+refused "expected binary" recipe.json -o whole --resume --weights binary
+refused "masters of a binary model" recipe.json -o binary --weights binary --steps 2 --export b --masters
+head -c 5000 whole/step-00000300.safetensors >cut.file && mv cut.file whole/step-00000300.safetensors
+refused "step-00000300.safetensors" --resume -o whole
+cp -r killed full
+(
+    ulimit -f 100
+    trap '' XFSZ
+    failures=0
+    refused "cannot write" --resume -o full --steps 320
+    ((failures == 0))
+) || fail "a full disk"
+"$program" train --export full-hf -o full -q || fail "a full disk broke the last checkpoint"
+
+"$program" plot whole/run.jsonl killed/run.jsonl -o loss.svg --title 'a < b & c' -q
+python3 - loss.svg <<'END' || fail "plot"
+import sys, xml.etree.ElementTree as tree
+svg = tree.parse(sys.argv[1]).getroot()
+text = " ".join(t.text or "" for t in svg.iter("{http://www.w3.org/2000/svg}text"))
+circles = len(list(svg.iter("{http://www.w3.org/2000/svg}circle")))
+assert "a < b & c" in text and "whole" in text and "killed" in text, text
+assert circles == 2 * 3 + 1, circles
+END
+status=0
+"$program" plot text.txt -o none.svg -q 2>err || status=$?
+[[ $status -eq 1 && ! -e none.svg ]] || fail "plot of no metrics: status $status"
+
+((failures == 0)) && echo "killed $kills times"
