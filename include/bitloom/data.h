@@ -79,6 +79,39 @@ bl_status bl_data_read(const bl_data *data, uint64_t first, size_t n, bl_token *
 bl_status bl_data_document(const bl_data *data, uint64_t doc, uint64_t *first, uint64_t *n,
                            bl_error *err);
 
+/* ---- tokenizers ---- */
+
+typedef struct bl_tokenizer_train_params {
+    const char *const *inputs; /* [n_inputs] paths */
+    size_t n_inputs;
+    const char *field; /* key of the text in JSON lines; NULL = "text" */
+    const char *kind;  /* "llama3" (NULL means that) or "gpt2": byte-level BPE with that split
+                          pattern; "sentencepiece": BPE over characters, U+2581 for spaces, bytes
+                          for characters that are not covered */
+    size_t vocab;      /* tokens in all, at least 256 + the special ones */
+    double coverage; /* sentencepiece: share of the text's characters to have tokens; 0 = 0.9995 */
+    const char *bos, *eos; /* special tokens, the first ids; NULL = "<s>" and "</s>", "" = none */
+    const char *const *specials; /* [n_specials] more of them */
+    size_t n_specials;
+    bl_data_progress progress; /* may be NULL */
+    void *user;
+} bl_tokenizer_train_params;
+
+typedef struct bl_tokenizer_train_report {
+    size_t n_tokens, n_merges; /* fewer than asked for when the text has no more pairs */
+    uint64_t text_bytes, n_words, n_distinct_words;
+} bl_tokenizer_train_report;
+
+/* Learns a vocabulary by byte pair encoding (arXiv 1508.07909) and writes it as a tokenizer.json
+ * that the Hugging Face library and bl_tokenizer_open() read, with a tokenizer_config.json in the
+ * same directory that names BOS and EOS. The most frequent pair inside words is merged until the
+ * vocabulary is full or no pair occurs twice; among equals the one of lower ids. The same text
+ * gives the same file. Special tokens in the text are text. Memory grows with the distinct words
+ * only. report may be NULL. Errors: as bl_data_build(), and BL_ERR_ARGUMENT (a vocabulary too small
+ * or too large, an unknown kind, special tokens that are not distinct UTF-8). */
+bl_status bl_tokenizer_train(const bl_tokenizer_train_params *params, const char *output,
+                             bl_tokenizer_train_report *report, bl_error *err);
+
 #ifdef __cplusplus
 }
 #endif

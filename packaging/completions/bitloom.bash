@@ -2,12 +2,13 @@
 
 _bitloom() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
-    local commands="run chat convert inspect tokenize data train plot info help"
+    local commands="run chat convert inspect tokenize data tokenizer train plot info help"
     local model="-m --model -t --threads -c --ctx-size -b --batch-size"
     local sampling="-n --n-predict --predict -s --seed --temp -temp --top-k --top-p --min-p
         --repeat-penalty --frequency-penalty --presence-penalty --repeat-last-n -r --stop
         --reverse-prompt --ignore-eos --special --context-shift --keep"
     local types="native bl_t2 i2_s tq1_0 tq2_0 iq1_bn iq2_bn f16 bf16 f32"
+    local kinds="llama3 gpt2 sentencepiece"
     local embed_types="f32 f16 bf16 q8_0"
     local presets="tiny-1m small-3m 5m 15m 25m 125m 350m 700m 760m 1.3b 2.7b 3b 3.9b"
     local options="-h --help" IFS=$' \t\n'
@@ -26,6 +27,12 @@ _bitloom() {
             mapfile -t COMPREPLY < <(compgen -W "ternary binary float" -- "$cur"); return ;;
         plot:--x) mapfile -t COMPREPLY < <(compgen -W "tokens step seconds" -- "$cur"); return ;;
         *:--embed-type) mapfile -t COMPREPLY < <(compgen -W "$embed_types" -- "$cur"); return ;;
+        *:--kind) mapfile -t COMPREPLY < <(compgen -W "$kinds" -- "$cur"); return ;;
+        tokenizer:tokenizer)
+            if [[ $cur != -* ]]; then
+                mapfile -t COMPREPLY < <(compgen -W train -- "$cur")
+                return
+            fi ;;
         data:data)
             if [[ $cur != -* ]]; then
                 mapfile -t COMPREPLY < <(compgen -W "build info show" -- "$cur")
@@ -49,11 +56,14 @@ _bitloom() {
             options+=" --preset --recipe --weights --steps --rows --tokens --accumulate --lr --rate"
             options+=" -s --seed --set --export --masters" ;;
         plot) options+=" -o --output --title --x --top -q --quiet" ;;
+        tokenizer)
+            options+=" -o --output --kind --vocab --coverage --bos --eos --special --field --json"
+            options+=" -q --quiet" ;;
         info) options+=" --json" ;;
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
-    elif [[ $cmd == convert || $cmd == inspect || $cmd == data || $cmd == train || $cmd == plot ]]; then
+    elif [[ $cmd =~ ^(convert|inspect|data|tokenizer|train|plot)$ ]]; then
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
     fi
 }

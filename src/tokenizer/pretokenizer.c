@@ -105,6 +105,11 @@ const char *bl__pretokenizer_by_regex(bl__string regex, bool ignore_merges) {
     return name;
 }
 
+const char *bl__pretokenizer_regex(const char *name) {
+    const bl__pretokenizer_name *known = bl__pretokenizer_lookup((bl__string){name, strlen(name)});
+    return known ? RULES[known->rule].json_regex : NULL;
+}
+
 static void *pcre_malloc(size_t size, void *unused) {
     (void)unused;
     return bl__malloc(size);

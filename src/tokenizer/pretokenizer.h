@@ -24,6 +24,9 @@ const bl__pretokenizer_name *bl__pretokenizer_lookup(bl__string name);
  * is none of ours. For LLaMA 3's expression there are two names. */
 const char *bl__pretokenizer_by_regex(bl__string regex, bool ignore_merges);
 
+/* The other way round: the regular expression for a tokenizer.json, NULL when there is not one. */
+const char *bl__pretokenizer_regex(const char *name);
+
 typedef struct bl__pretokenizer bl__pretokenizer;
 bl_status bl__pretokenizer_create(const char *name, bl__pretokenizer **out, bl_error *err);
 void bl__pretokenizer_free(bl__pretokenizer *pretokenizer);

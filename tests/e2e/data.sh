@@ -24,6 +24,20 @@ grep -q 'Another one\.' "$work/shown" || fail "show: $(cat "$work/shown")"
 "$program" data build -m "$model" -o "$work/u.bin" -q -t 2 "$work/a.txt" "$work/b.jsonl" --valid-file "$work/a.txt"
 cmp "$work/t.bin" "$work/u.bin" || fail "two threads write another file"
 
+# A tokenizer of our own, and token files of one and the other.
+printf 'the weaver wove the thread of the loom\n%.0s' {1..200} >"$work/weaver.txt"
+for kind in llama3 gpt2 sentencepiece; do
+    mkdir "$work/$kind"
+    "$program" tokenizer train -q -o "$work/$kind/tokenizer.json" --kind $kind --vocab 300 "$work/weaver.txt"
+    "$program" data build -m "$work/$kind" -o "$work/$kind.bin" -q "$work/weaver.txt"
+    "$program" data show "$work/$kind.bin" -m "$work/$kind" -n 7 >"$work/shown"
+    grep -q '^<s>the weaver' "$work/shown" || fail "$kind: $(cat "$work/shown")"
+done
+"$program" tokenizer train -o "$work/spm.json" --vocab 100 "$work/weaver.txt" 2>"$work/err" && fail "100 tokens are enough"
+grep -q 'found 100, expected 258' "$work/err" || fail "100 tokens: $(cat "$work/err")"
+"$program" data info "$work/llama3.bin" -m "$work/gpt2" 2>"$work/err" && fail "another tokenizer went unnoticed"
+grep -q "$work/llama3.bin: token file: made with another tokenizer" "$work/err" || fail "said $(cat "$work/err")"
+
 # refused STATUS WORDS ARGUMENT...
 refused() {
     local expected=$1 words=$2 status=0
