@@ -233,6 +233,21 @@ static void paths_join(void **state) {
 
 #define IN_FOLDER(test) cmocka_unit_test_setup_teardown(test, make_folder, remove_folder)
 
+static void written_bytes_can_be_replaced(void **state) {
+    (void)state;
+    bl__outfile *file = NULL;
+    bl_error err;
+    assert_int_equal(bl__outfile_open(path, &file, &err), BL_OK);
+    assert_int_equal(bl__outfile_write(file, "????body", 8, &err), BL_OK);
+    assert_int_equal(bl__outfile_patch(file, 0, "head", 4, &err), BL_OK);
+    assert_int_equal(bl__outfile_write(file, "tail", 4, &err), BL_OK);
+    assert_int_equal(bl__outfile_patch(file, 7, "Y!", 2, &err), BL_OK);
+    assert_int_equal(bl__outfile_patch(file, 11, "xx", 2, &err), BL_ERR_ARGUMENT);
+    assert_int_equal(bl__outfile_patch(file, UINT64_MAX, "x", 1, &err), BL_ERR_ARGUMENT);
+    assert_int_equal(bl__outfile_commit(file, &err), BL_OK);
+    assert_content("headbodY!ail");
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         IN_FOLDER(output_appears_on_commit_only),
@@ -242,6 +257,7 @@ int main(void) {
         IN_FOLDER(reading_refuses_what_is_no_small_regular_file),
         IN_FOLDER(empty_files_map_and_read),
         IN_FOLDER(failing_memory_leaves_nothing),
+        IN_FOLDER(written_bytes_can_be_replaced),
         cmocka_unit_test(paths_join),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
