@@ -23,11 +23,36 @@ static inline uint32_t unit_bf16(float first, float second) {
     return round_bf16(first) >> 16 | (round_bf16(second) & 0xffff0000u);
 }
 
+/* Sums in lanes as vectors of the compiler, which keeps them in registers at any width. Never
+ * passed by value: how wide vectors are passed depends on the instruction set. */
+typedef float lanes16 __attribute__((vector_size(64)));
+typedef float loose16 __attribute__((vector_size(64), aligned(4), may_alias));
+typedef int32_t mask16 __attribute__((vector_size(64)));
+#define LANES(p) (*(const loose16 *)(const void *)(p))
+
 static inline float fold_lanes(float lanes[BL_LANES]) {
     for (size_t half = BL_LANES / 2; half; half /= 2)
         for (size_t l = 0; l < half; l++)
             lanes[l] += lanes[l + half];
     return lanes[0];
+}
+
+/* As exp_inline(), fused: a third of the time, and the bits do not matter to inference. */
+static inline float exp_fused(float x) {
+    x = x < -87.0f ? -87.0f : x;
+    x = x > 88.0f ? 88.0f : x;
+    float k = fmaf(x, 1.44269504f, 12582912.0f);
+    uint32_t k_bits = bl__f32_bits(k);
+    k -= 12582912.0f;
+    float r = fmaf(k, 2.12194440e-4f, fmaf(k, -0.693359375f, x));
+    float p = fmaf(1.98412698e-4f, r, 1.38888889e-3f);
+    p = fmaf(p, r, 8.33333333e-3f);
+    p = fmaf(p, r, 4.16666667e-2f);
+    p = fmaf(p, r, 1.66666667e-1f);
+    p = fmaf(p, r, 0.5f);
+    p = fmaf(p, r, 1.0f);
+    p = fmaf(p, r, 1.0f);
+    return p * bl__bits_f32((k_bits << 23) + 0x3f800000u);
 }
 
 /* ---- packing: `kind` and `panel` are constants after inlining ---- */
@@ -119,12 +144,15 @@ static inline void pack_panels_t(int kind, size_t panel, const float *b, size_t 
 
 static float max_loop(const float *x, size_t n) {
     float lanes[BL_LANES], most = x[0];
+    size_t i = 0;
     for (size_t l = 0; l < BL_LANES; l++)
         lanes[l] = most;
-    size_t i = 0;
-    for (; i + BL_LANES <= n; i += BL_LANES)
-        for (size_t l = 0; l < BL_LANES; l++)
-            lanes[l] = lanes[l] > x[i + l] ? lanes[l] : x[i + l];
+    lanes16 high = LANES(lanes);
+    for (; i + BL_LANES <= n; i += BL_LANES) {
+        mask16 keep = high > LANES(x + i);
+        high = (lanes16)(((mask16)high & keep) | ((mask16)LANES(x + i) & ~keep));
+    }
+    memcpy(lanes, &high, sizeof lanes);
     for (size_t l = 0; i < n; i++, l++)
         lanes[l] = lanes[l] > x[i] ? lanes[l] : x[i];
     for (size_t l = 0; l < BL_LANES; l++)
@@ -146,27 +174,29 @@ static double sum_squares_loop(const float *x, size_t n) {
 }
 
 static float dot_loop(const float *a, const float *b, size_t n) {
-    float lanes[BL_LANES] = {0};
+    float lanes[BL_LANES];
+    lanes16 sum = {0};
     size_t i = 0;
     for (; i + BL_LANES <= n; i += BL_LANES)
-        for (size_t l = 0; l < BL_LANES; l++)
-            lanes[l] += a[i + l] * b[i + l];
+        sum += LANES(a + i) * LANES(b + i);
+    memcpy(lanes, &sum, sizeof lanes);
     for (size_t l = 0; i < n; i++, l++)
         lanes[l] += a[i] * b[i];
     return fold_lanes(lanes);
 }
 
 static float exp_scaled_loop(const float *x, size_t n, float scale, float minus, float *out) {
-    float lanes[BL_LANES] = {0};
+    float lanes[BL_LANES];
+    lanes16 sum = {0};
     size_t i = 0;
-    for (; i + BL_LANES <= n; i += BL_LANES)
-        for (size_t l = 0; l < BL_LANES; l++) {
-            float e = exp_inline(x[i + l] * scale - minus);
-            out[i + l] = e;
-            lanes[l] += e;
-        }
+    for (; i + BL_LANES <= n; i += BL_LANES) {
+        for (size_t l = 0; l < BL_LANES; l++)
+            out[i + l] = exp_fused(x[i + l] * scale - minus);
+        sum += LANES(out + i);
+    }
+    memcpy(lanes, &sum, sizeof lanes);
     for (size_t l = 0; i < n; i++, l++) {
-        out[i] = exp_inline(x[i] * scale - minus);
+        out[i] = exp_fused(x[i] * scale - minus);
         lanes[l] += out[i];
     }
     return fold_lanes(lanes);
@@ -196,22 +226,25 @@ static void norm_apply_loop(const float *x, const float *w, float rstd, size_t n
 static void norm_backward_loop(const float *restrict dy, const float *restrict x,
                                const float *restrict w, float rstd, size_t n, bool accumulate,
                                float *restrict dx, float *restrict dw) {
-    float lanes[BL_LANES] = {0};
+    float lanes[BL_LANES];
+    lanes16 sum = {0};
     size_t i = 0;
     for (; i + BL_LANES <= n; i += BL_LANES)
-        for (size_t l = 0; l < BL_LANES; l++)
-            lanes[l] += w[i + l] * dy[i + l] * x[i + l];
+        sum += LANES(w + i) * LANES(dy + i) * LANES(x + i);
+    memcpy(lanes, &sum, sizeof lanes);
     for (size_t l = 0; i < n; i++, l++)
         lanes[l] += w[i] * dy[i] * x[i];
     float mean = fold_lanes(lanes) / (float)n * rstd * rstd * rstd;
-    for (i = 0; i < n; i++)
-        dw[i] += dy[i] * (x[i] * rstd);
     if (accumulate)
-        for (i = 0; i < n; i++)
+        for (i = 0; i < n; i++) {
+            dw[i] += dy[i] * (x[i] * rstd);
             dx[i] += w[i] * dy[i] * rstd - x[i] * mean;
+        }
     else
-        for (i = 0; i < n; i++)
+        for (i = 0; i < n; i++) {
+            dw[i] += dy[i] * (x[i] * rstd);
             dx[i] = w[i] * dy[i] * rstd - x[i] * mean;
+        }
 }
 
 static void relu2_glu_loop(const float *gate, const float *up, size_t n, float *out) {

@@ -4,6 +4,7 @@
  *     P = softmax(Q K^T / sqrt(d)), kept as one number a query: log_sum = log sum exp
  *     O = P V             dV = P^T dO      dP = dO V^T
  *     dS = P (dP - sum_d O dO) / sqrt(d)   dQ = dS K      dK = dS^T Q
+ * The sums of O dO come from block.c, which has both in its hands (net->output_dots).
  * No more than one block of P, [BLOCK_TOKENS][keys], exists at a time. */
 #include <math.h>
 #include <string.h>
@@ -131,13 +132,12 @@ static void probabilities_backward(const head_job *j, const query_block *q, floa
     const bl__network *net = j->net;
     for (size_t i = 0; i < q->n; i++) {
         float *row = p + i * net->score_stride, *grad = ds + i * net->score_stride;
-        size_t n_seen = q->t + i + 1, at = q->at + i * j->q_stride;
+        size_t n_seen = q->t + i + 1, at = (j->first + q->t + i) * net->config.n_heads + q->head;
         size_t hidden = (q->n_keys - n_seen) * sizeof *row;
         net->loops->exp_scaled(row, n_seen, j->scale,
                                j->l->log_sum[(j->first + q->t + i) * net->config.n_heads + q->head],
                                row);
-        float d = net->loops->dot(j->l->attended + at, net->dattended + at, j->d);
-        net->loops->softmax_backward(row, grad, n_seen, d, j->scale);
+        net->loops->softmax_backward(row, grad, n_seen, net->output_dots[at], j->scale);
         memset(row + n_seen, 0, hidden);
         memset(grad + n_seen, 0, hidden);
     }

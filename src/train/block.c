@@ -140,6 +140,9 @@ static void backward_to_attention(const block *b) {
     bl__linear_backward(b->s, w, LINEAR_O, dx, b->t, b->n, sub_norms ? w->a : da, false);
     if (sub_norms)
         normalize_backward(b, INPUT_O, w->a, l->attended + b->t * net->q_dim, false, da);
+    size_t d = net->config.head_dim, first = b->t * net->config.n_heads;
+    for (size_t i = first; i < first + b->n * net->config.n_heads; i++)
+        net->output_dots[i] = net->loops->dot(l->attended + i * d, net->dattended + i * d, d);
 }
 
 static void backward_from_attention(const block *b) {

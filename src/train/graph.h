@@ -96,6 +96,7 @@ struct bl__network {
     float *final;    /* float[n_tokens][dim]: what the final norm reads */
     float *gradient; /* float[n_tokens][dim]: of the residual stream */
     float *dq, *dk, *dv, *dattended;
+    float *output_dots;       /* float[n_tokens][n_heads]: attention's output times its gradient */
     void *outputs[N_LINEARS]; /* panels of dY [n_tokens][rows], times steps */
     float *partial[N_INPUTS]; /* float[n_blocks][cols]: gradients of the norms' weights */
 
@@ -197,7 +198,7 @@ void bl__layer_backward(slice *s);
 /* ---- attention.c ---- */
 
 void bl__attention_forward(slice *s);
-/* From net->dattended to net->dq, dk, dv; still rotated. */
+/* From net->dattended and net->output_dots to net->dq, dk, dv; still rotated. */
 void bl__attention_backward(slice *s);
 
 /* ---- loss.c ---- */

@@ -40,33 +40,33 @@ static void take_input(const head_block *b, float *rstd) {
                           panel_bytes(gemm, net->chunk_tokens));
 }
 
-/* The token's loss; turns its logits into gradients. */
-static double cross_entropy(const head_block *b, float *logits, int32_t target) {
+/* The token's loss. Its logits become their gradients but for the factor, which packing applies. */
+static double cross_entropy(const head_block *b, float *logits, int32_t target, float *factor) {
     const bl__train_kernels *loops = b->net->loops;
     size_t vocab = b->net->config.vocab;
-    if (target < 0) {
-        memset(logits, 0, vocab * sizeof *logits);
+    *factor = 0;
+    if (target < 0)
         return 0;
-    }
     float max = loops->max(logits, vocab), wanted = logits[target];
     float sum = loops->exp_scaled(logits, vocab, 1.0f, max, logits);
-    loops->scale(logits, vocab, b->s->loss_scale / sum);
-    logits[target] -= b->s->loss_scale;
+    logits[target] -= sum;
+    *factor = b->s->loss_scale / sum;
     return (double)max + log((double)sum) - (double)wanted;
 }
 
 /* From the gradients of logits to those of the residual stream, and panels for the head's own. */
-static void backward(const head_block *b, const float *rstd) {
+static void backward(const head_block *b, const float *rstd, const float *factors) {
     bl__network *net = b->net;
     const bl__gemm *gemm = net->gemm;
     scratch *w = b->w;
     size_t dim = net->config.dim, vocab = net->config.vocab;
     size_t row_bytes = units_of(gemm, vocab) * 4;
-    gemm->pack_panels(w->logits, vocab, b->n, vocab, NULL,
+    gemm->pack_panels(w->logits, vocab, b->n, vocab, factors,
                       at_token(net, net->head_output, b->t - b->s->chunk),
                       panel_bytes(gemm, net->chunk_tokens));
     for (size_t i = 0; i < b->n; i++)
-        gemm->pack_row(w->logits + i * vocab, vocab, 1.0f, (char *)w->logit_rows + i * row_bytes);
+        gemm->pack_row(w->logits + i * vocab, vocab, factors[i],
+                       (char *)w->logit_rows + i * row_bytes);
     bl__multiply_rows(gemm, w->logit_rows, row_bytes, b->n, net->head.backward,
                       net->head.backward_panel, vocab, dim, w->b, dim, false);
     float *partial = net->final_partial + b->t / HEAD_TOKENS * dim;
@@ -80,7 +80,7 @@ static void backward(const head_block *b, const float *rstd) {
 static void run_block(const head_block *b) {
     bl__network *net = b->net;
     size_t vocab = net->config.vocab, dim = net->config.dim, row = b->s->row_tokens;
-    float rstd[HEAD_TOKENS];
+    float rstd[HEAD_TOKENS], factors[HEAD_TOKENS];
     double loss = 0;
     take_input(b, rstd);
     bl__multiply_rows(b->s->gemm, b->w->rows, units_of(b->s->gemm, dim) * 4, b->n,
@@ -90,11 +90,11 @@ static void run_block(const head_block *b) {
         float *logits = b->w->logits + i * vocab;
         if (b->s->logits && b->t + i < row)
             memcpy(b->s->logits + (b->t + i) * vocab, logits, vocab * sizeof *logits);
-        loss += cross_entropy(b, logits, b->s->targets[b->t + i]);
+        loss += cross_entropy(b, logits, b->s->targets[b->t + i], &factors[i]);
     }
     net->losses[b->t / HEAD_TOKENS] = loss;
     if (b->s->backward)
-        backward(b, rstd);
+        backward(b, rstd, factors);
 }
 
 static void head_part(void *context, size_t part, size_t n_parts) {

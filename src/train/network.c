@@ -189,6 +189,7 @@ static void layout_slice(bl__network *net, bl__arena *arena) {
     net->dk = take_floats(arena, n, net->kv_dim);
     net->dv = take_floats(arena, n, net->kv_dim);
     net->dattended = take_floats(arena, n, net->q_dim);
+    net->output_dots = take_floats(arena, n, c->n_heads);
     for (size_t i = 0; i < N_LINEARS; i++) {
         net->outputs[i] = take_panels(net, arena, n, net->layers[0].linears[i].rows);
         n_chunks += c->n_layers * ceil_div(net->layers[0].linears[i].rows, ROW_CHUNK);
