@@ -188,7 +188,9 @@ static frame measure(const series *runs, size_t n, double top) {
 
 /* 2,500,000 as 2.5 M; steps of an axis share one unit. */
 static void put_count(bl__buffer *svg, double value, double largest) {
-    if (largest >= 2e9)
+    if (value == 0)
+        bl__buffer_putc(svg, '0');
+    else if (largest >= 2e9)
         bl__buffer_printf(svg, "%g G", value * 1e-9);
     else if (largest >= 2e6)
         bl__buffer_printf(svg, "%g M", value * 1e-6);

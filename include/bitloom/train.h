@@ -22,7 +22,7 @@ extern "C" {
 typedef struct bl_train_step {
     uint64_t step, n_steps; /* 1 ... n_steps */
     uint64_t tokens;        /* trained on since the first step */
-    double loss, smoothed;  /* nats a token; running mean of some 50 steps */
+    double loss, smoothed;  /* nats a token; running mean of some 20 steps */
     double rate, decay;
     double gradient_norm; /* before clipping */
     double flips;         /* share of quantized weights that the step before changed the code of */

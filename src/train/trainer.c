@@ -21,7 +21,7 @@ enum {
     SETTLED_STEPS = 50, /* before these a loss is not called a spike */
     DEPLOYED_ROWS = 4   /* of the network that measures what is exported */
 };
-static const double SMOOTHING = 0.98;
+static const double SMOOTHING = 0.95;
 
 struct bl__trainer {
     const bl_train_params *params;
