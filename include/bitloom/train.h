@@ -54,9 +54,9 @@ typedef struct bl_train_report {
     uint64_t rollbacks;
     double smoothed;
     double validation, best; /* NaN without held-out data */
-    double deployed;  /* validation loss of what is exported: in float32, embedding rounded */
-    double seconds;   /* of all parts of the run together */
-    char compute[64]; /* what float products were computed in: "bf16 avx512bf16" */
+    double deployed;         /* validation loss of what is exported: in float32, rounded */
+    double seconds;          /* of all parts of the run together */
+    char compute[64];        /* what float products were computed in: "bf16 avx512bf16" */
 } bl_train_report;
 
 /* Trains to the recipe's last step. A step whose loss is not finite or far above the ones before
@@ -71,7 +71,7 @@ bl_status bl_train(const bl_train_params *params, bl_train_report *report, bl_er
 /* Writes a trained model as a Hugging Face directory: config.json, model.safetensors and the
  * recipe's tokenizer. run: a run's directory (its last checkpoint) or a checkpoint file.
  * Quantized weights are packed as transformers packs them for BitNet b1.58 (2 bits, weight_scale
- * multiplies), binary ones too: -1 and +1 are ternary values. The embedding becomes bfloat16.
+ * multiplies), binary ones too: -1 and +1 are ternary values. The rest becomes bfloat16.
  * Float models, and with `masters` ternary ones, are written in float32; transformers and
  * bl_convert() quantize masters as the trainer does.
  * Errors: those of reading; BL_ERR_UNSUPPORTED for masters of a binary model, which no known

@@ -43,9 +43,10 @@ static bl_status no_memory(bl_error *err) {
 static bool is_packed(const export *e, const bl__param *p) {
     return p->linear && !e->masters && e->recipe.weights != BL_WEIGHTS_FLOAT;
 }
-/* Packed models are to be small. */
+/* The rest of a packed model is bfloat16, norms too: transformers multiplies only like with like.
+ */
 static bool is_rounded(const export *e, const bl__param *p) {
-    return p == e->params && !e->masters && e->recipe.weights != BL_WEIGHTS_FLOAT;
+    return !p->linear && !e->masters && e->recipe.weights != BL_WEIGHTS_FLOAT;
 }
 
 /* ---- files ---- */

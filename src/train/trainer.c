@@ -266,6 +266,12 @@ bl_status bl__trainer_validate(bl__trainer *t, double *out, bl_error *err) {
     return measure(t, t->net, n_rows(t), out, err);
 }
 
+/* Values as export.c writes them. */
+static void take_exported(const bl__param *from, bl__param *to, bool rounds) {
+    for (size_t i = 0; i < from->rows * from->cols; i++)
+        to->value[i] = rounds ? bl__bf16_to_f32(bl__f32_to_bf16(from->value[i])) : from->value[i];
+}
+
 bl_status bl__trainer_deployed(bl__trainer *t, double *out, bl_error *err) {
     bl__network_config config = *bl__network_get_config(t->net);
     size_t batch = bl__min_size(n_rows(t), DEPLOYED_ROWS), n;
@@ -276,9 +282,7 @@ bl_status bl__trainer_deployed(bl__trainer *t, double *out, bl_error *err) {
         return status;
     bl__param *list = bl__network_params(net, &n);
     for (size_t i = 0; i < n; i++)
-        memcpy(list[i].value, t->list[i].value, list[i].rows * list[i].cols * sizeof(float));
-    for (size_t i = 0; config.weights != BL_WEIGHTS_FLOAT && i < list[0].rows * list[0].cols; i++)
-        list[0].value[i] = bl__bf16_to_f32(bl__f32_to_bf16(list[0].value[i]));
+        take_exported(&t->list[i], &list[i], config.weights != BL_WEIGHTS_FLOAT && !list[i].linear);
     bl__network_quantize(net);
     status = measure(t, net, batch, out, err);
     bl__network_free(net);

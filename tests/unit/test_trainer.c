@@ -283,7 +283,7 @@ static void check_export(const char *name, const char *const *settings, bool mas
         bl_convert(directory, gguf, NULL, NULL, &err) != BL_OK)
         fail_msg("%s: %s", name, err.message);
     double found = model_loss(gguf);
-    /* Masters keep an embedding that is not rounded. */
+    /* Masters are not rounded. */
     double expected = masters ? report.validation : report.deployed;
     if (!(fabs(found - expected) <= 1e-5))
         fail_msg("%s: the model's loss is %.7f, the trainer's %.7f", name, found, expected);
