@@ -2,8 +2,8 @@
  * Source: github.com/huggingface/safetensors, "Format". A file is
  *
  *     u64 n                    little-endian, at most 100,000,000
- *     char header[n]           JSON: {"name": {"dtype", "shape", "data_offsets": [begin, end]},
- * ...} uint8_t data[]           covered by the tensors without gap or overlap
+ *     char header[n]           JSON: {"name": {"dtype", "shape", "data_offsets": [begin, end]}}
+ *     uint8_t data[]           covered by the tensors without gap or overlap
  *
  * Shapes are as PyTorch has them: the last dimension is contiguous. Data need not be aligned. */
 #ifndef BL_FORMATS_SAFETENSORS_H
