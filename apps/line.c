@@ -18,7 +18,7 @@
 #include "base/file.h"
 #include "terminal.h"
 
-enum { READ_SIZE = 4096, HISTORY_SIZE = 1000 };
+enum { READ_SIZE = 4096, HISTORY_SIZE = 1000, CTRL_D = 4 };
 
 struct line_reader {
     bool is_terminal;
@@ -42,7 +42,8 @@ static char *show_prompt(EditLine *edit) {
 }
 
 /* One character from the keyboard: 1, 0 at the end, -1 on Ctrl-C. libedit's own reader would try
- * again after the first Ctrl-C. */
+ * again after the first Ctrl-C. A Ctrl-D that comes just before the terminal is in the editor's mode
+ * arrives as NUL, by which the editor would understand "take the next key as it is". */
 static int read_character(EditLine *edit, wchar_t *out) {
     (void)edit;
     char bytes[8];
@@ -57,8 +58,11 @@ static int read_character(EditLine *edit, wchar_t *out) {
         size_t used = mbrtowc(out, bytes, n, &state);
         if (used == (size_t)-1)
             n = 0; /* no character begins like this: leave it out */
-        else if (used != (size_t)-2)
+        else if (used != (size_t)-2) {
+            if (*out == L'\0')
+                *out = CTRL_D;
             return 1;
+        }
     }
     return -1;
 }
