@@ -5,7 +5,8 @@
  *     O = P V             dV = P^T dO      dP = dO V^T
  *     dS = P (dP - sum_d O dO) / sqrt(d)   dQ = dS K      dK = dS^T Q
  * The sums of O dO come from block.c, which has both in its hands (net->output_dots).
- * No more than one block of P, [BLOCK_TOKENS][keys], exists at a time. */
+ * No more than one block of P, [BLOCK_TOKENS][keys], exists at a time. A query sees the keys from
+ * slice.firsts, which only grows along a row, to itself; a block skips what none of its sees. */
 #include <math.h>
 #include <string.h>
 
@@ -28,7 +29,8 @@ typedef struct head_job {
 /* A block of queries of one query head. */
 typedef struct query_block {
     size_t head, t, n; /* query head; tokens t ... t + n - 1 of the row */
-    size_t n_keys;     /* t + n */
+    size_t begin;      /* first key that any sees, down to a whole panel */
+    size_t n_keys;     /* t + n: keys begin ... n_keys - 1 count */
     size_t at;         /* of its first value in [tokens][q_dim] */
 } query_block;
 
@@ -54,6 +56,7 @@ static head_job make_job(slice *s, size_t item, scratch *w) {
 static query_block make_block(const head_job *j, size_t g, size_t t) {
     query_block q = {.head = j->kv_head * j->group + g, .t = t};
     q.n = bl__min_size(BLOCK_TOKENS, j->n - t);
+    q.begin = first_seen(j->s, j->first + t) / j->gemm->panel * j->gemm->panel;
     q.n_keys = t + q.n;
     q.at = (j->first + t) * j->q_stride + q.head * j->d;
     return q;
@@ -63,38 +66,47 @@ static size_t kv_at(const head_job *j) {
     return j->first * j->kv_stride + j->kv_head * j->d;
 }
 
-/* out[n][n_keys] = x[n][d] times the panels of a transposed [keys][d]. */
+/* out[n][begin ... n_keys] = x[n][d] times the panels of a transposed [keys][d]. */
 static void multiply_keys(const head_job *j, const query_block *q, const float *x,
                           const void *keys_t, float *out) {
-    size_t row_bytes = units_of(j->gemm, j->d) * 4;
+    size_t row_bytes = units_of(j->gemm, j->d) * 4, bytes = panel_bytes(j->gemm, j->d);
     for (size_t i = 0; i < q->n; i++)
         j->gemm->pack_row(x + q->at + i * j->q_stride, j->d, 1.0f,
                           (char *)j->w->score_rows + i * row_bytes);
-    bl__multiply_rows(j->gemm, j->w->score_rows, row_bytes, q->n, keys_t,
-                      panel_bytes(j->gemm, j->d), j->d, q->n_keys, out, j->net->score_stride,
-                      false);
+    bl__multiply_rows(j->gemm, j->w->score_rows, row_bytes, q->n,
+                      (const char *)keys_t + q->begin / j->gemm->panel * bytes, bytes, j->d,
+                      q->n_keys - q->begin, out + q->begin, j->net->score_stride, false);
 }
 
-/* out[n][d] = p[n][n_keys] times the panels of [keys][d]. */
+/* out[n][d] = p[n][begin ... n_keys] times the panels of [keys][d]. */
 static void multiply_values(const head_job *j, const query_block *q, const float *p,
                             const void *values, float *out) {
-    size_t row_bytes = units_of(j->gemm, q->n_keys) * 4;
+    size_t n_keys = q->n_keys - q->begin, row_bytes = units_of(j->gemm, n_keys) * 4;
     for (size_t i = 0; i < q->n; i++)
-        j->gemm->pack_row(p + i * j->net->score_stride, q->n_keys, 1.0f,
+        j->gemm->pack_row(p + i * j->net->score_stride + q->begin, n_keys, 1.0f,
                           (char *)j->w->score_rows + i * row_bytes);
-    bl__multiply_rows(j->gemm, j->w->score_rows, row_bytes, q->n, values,
-                      panel_bytes(j->gemm, j->n), q->n_keys, j->d, out + q->at, j->q_stride, false);
+    bl__multiply_rows(j->gemm, j->w->score_rows, row_bytes, q->n,
+                      (const char *)values + panel_bytes(j->gemm, q->begin),
+                      panel_bytes(j->gemm, j->n), n_keys, j->d, out + q->at, j->q_stride, false);
 }
 
 /* ---- forward ---- */
 
-/* Unnormalized probabilities of one query; what it cannot see gets 0. Returns 1 / their sum. */
-static float softmax_row(const head_job *j, float *row, size_t n_seen, size_t n_keys,
+/* Zeros for the keys that query i cannot see. */
+static void hide(const head_job *j, const query_block *q, size_t i, float *row) {
+    size_t first = first_seen(j->s, j->first + q->t + i), end = q->t + i + 1;
+    memset(row + q->begin, 0, (first - q->begin) * sizeof *row);
+    memset(row + end, 0, (q->n_keys - end) * sizeof *row);
+}
+
+/* Unnormalized probabilities of query i; what it cannot see gets 0. Returns 1 / their sum. */
+static float softmax_row(const head_job *j, const query_block *q, size_t i, float *row,
                          float *log_sum) {
     const bl__train_kernels *loops = j->net->loops;
-    float max = loops->max(row, n_seen) * j->scale;
-    float sum = loops->exp_scaled(row, n_seen, j->scale, max, row);
-    memset(row + n_seen, 0, (n_keys - n_seen) * sizeof *row);
+    size_t first = first_seen(j->s, j->first + q->t + i), n_seen = q->t + i + 1 - first;
+    float max = loops->max(row + first, n_seen) * j->scale;
+    float sum = loops->exp_scaled(row + first, n_seen, j->scale, max, row + first);
+    hide(j, q, i, row);
     *log_sum = max + logf(sum);
     return 1.0f / sum;
 }
@@ -105,7 +117,7 @@ static void forward_block(const head_job *j, const query_block *q) {
     multiply_keys(j, q, j->l->q, j->w->keys_t, p);
     for (size_t i = 0; i < q->n; i++)
         factors[i] =
-            softmax_row(j, p + i * net->score_stride, q->t + i + 1, q->n_keys,
+            softmax_row(j, q, i, p + i * net->score_stride,
                         &j->l->log_sum[(j->first + q->t + i) * net->config.n_heads + q->head]);
     multiply_values(j, q, p, j->w->values, j->l->attended);
     for (size_t i = 0; i < q->n; i++)
@@ -132,26 +144,26 @@ static void probabilities_backward(const head_job *j, const query_block *q, floa
     const bl__network *net = j->net;
     for (size_t i = 0; i < q->n; i++) {
         float *row = p + i * net->score_stride, *grad = ds + i * net->score_stride;
-        size_t n_seen = q->t + i + 1, at = (j->first + q->t + i) * net->config.n_heads + q->head;
-        size_t hidden = (q->n_keys - n_seen) * sizeof *row;
-        net->loops->exp_scaled(row, n_seen, j->scale,
-                               j->l->log_sum[(j->first + q->t + i) * net->config.n_heads + q->head],
-                               row);
-        net->loops->softmax_backward(row, grad, n_seen, net->output_dots[at], j->scale);
-        memset(row + n_seen, 0, hidden);
-        memset(grad + n_seen, 0, hidden);
+        size_t first = first_seen(j->s, j->first + q->t + i), n_seen = q->t + i + 1 - first;
+        size_t at = (j->first + q->t + i) * net->config.n_heads + q->head;
+        net->loops->exp_scaled(row + first, n_seen, j->scale, j->l->log_sum[at], row + first);
+        net->loops->softmax_backward(row + first, grad + first, n_seen, net->output_dots[at],
+                                     j->scale);
+        hide(j, q, i, row);
+        hide(j, q, i, grad);
     }
 }
 
-/* out[keys][d] += p[n][n_keys]^T x[n][d], the latter in panels. */
+/* out[begin ... n_keys][d] += p[n][begin ... n_keys]^T x[n][d], the latter in panels. */
 static void add_transposed(const head_job *j, const query_block *q, const float *p,
                            const void *panels, float *out) {
     const bl__gemm *gemm = j->gemm;
     size_t bytes = panel_bytes(gemm, q->n);
-    gemm->pack_panels(p, j->net->score_stride, q->n, q->n_keys, NULL, j->w->score_panels, bytes);
-    for (size_t key = 0; key < q->n_keys; key += gemm->panel)
+    gemm->pack_panels(p + q->begin, j->net->score_stride, q->n, q->n_keys - q->begin, NULL,
+                      j->w->score_panels, bytes);
+    for (size_t key = q->begin; key < q->n_keys; key += gemm->panel)
         for (size_t c = 0; c < j->d; c += gemm->panel)
-            gemm->multiply((char *)j->w->score_panels + key / gemm->panel * bytes, 4,
+            gemm->multiply((char *)j->w->score_panels + (key - q->begin) / gemm->panel * bytes, 4,
                            gemm->panel * 4, (const char *)panels + c / gemm->panel * bytes,
                            units_of(gemm, q->n), out + key * j->kv_stride + c, j->kv_stride,
                            bl__min_size(gemm->panel, q->n_keys - key),

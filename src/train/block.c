@@ -54,7 +54,7 @@ static void rotate(const block *b, float *x, size_t n_heads, float sign) {
     const bl__network *net = b->net;
     size_t d = net->config.head_dim, half = d / 2;
     for (size_t i = 0; i < b->n; i++) {
-        size_t pos = (b->t + i) % b->s->row_tokens;
+        size_t pos = (b->t + i) % b->s->row_tokens - first_seen(b->s, b->t + i);
         for (size_t head = 0; head < n_heads; head++)
             net->loops->rope(x + ((b->t + i) * n_heads + head) * d, half, net->cosines + pos * half,
                              net->sines + pos * half, sign);

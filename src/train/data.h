@@ -75,7 +75,8 @@ typedef struct bl__windows {
     const bl__tokens *tokens; /* borrowed */
     size_t row_tokens;
     uint64_t seed;
-    bool mask_documents;    /* a target that is the first token of a document becomes -1 */
+    bool mask_documents;    /* a target that is the first token of a document becomes -1, and firsts
+                               say where documents begin */
     size_t n_train_windows; /* of one epoch */
     size_t n_valid_windows; /* the last one may be partial */
 } bl__windows;
@@ -86,13 +87,15 @@ bl_status bl__windows_init(const bl__tokens *tokens, size_t row_tokens, uint64_t
 
 /* Windows number first ... first + n_rows - 1 of training's endless sequence, into inputs and
  * targets: int32[n_rows][row_tokens]. Number i is of epoch i / n_train_windows.
+ * firsts: NULL or the same shape: where in its row each token's document begins, 0 for one that
+ * began before; all 0 without mask_documents.
  * BL_ERR_FORMAT for an id that is not below vocab. */
 bl_status bl__windows_train(const bl__windows *windows, uint64_t first, size_t n_rows,
-                            int32_t *inputs, int32_t *targets, bl_error *err);
+                            int32_t *inputs, int32_t *targets, int32_t *firsts, bl_error *err);
 
 /* Windows of the held-out tokens in their order. Past the last token, and in rows past the last
  * window, inputs are 0 and targets -1. */
 bl_status bl__windows_valid(const bl__windows *windows, size_t first, size_t n_rows,
-                            int32_t *inputs, int32_t *targets, bl_error *err);
+                            int32_t *inputs, int32_t *targets, int32_t *firsts, bl_error *err);
 
 #endif

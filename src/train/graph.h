@@ -110,12 +110,14 @@ struct bl__network {
     double flip_share;
     double seconds[BL_PHASES];
     bool quantized_before;
+    const int32_t *firsts; /* borrowed; see bl__network_set_firsts() */
 };
 
 /* A slice of a step on its way. */
 typedef struct slice {
     bl__network *net;
     const int32_t *inputs, *targets; /* int32[n_rows][row_tokens] */
+    const int32_t *firsts;           /* the same, or NULL: 0 everywhere */
     size_t n_rows, row_tokens, n_tokens;
     size_t index; /* of the layer in hand */
     bool backward;
@@ -156,6 +158,10 @@ static inline size_t token_panel(const bl__network *net) {
 /* Where the tokens from t on begin in such panels; t is a multiple of group. */
 static inline void *at_token(const bl__network *net, void *panels, size_t t) {
     return (char *)panels + t / net->gemm->group * net->gemm->panel * 4;
+}
+/* The first token of its row that token t of the slice sees. */
+static inline size_t first_seen(const slice *s, size_t t) {
+    return s->firsts ? (size_t)s->firsts[t] : 0;
 }
 bl__param *bl__layer_param(const bl__network *net, size_t index, size_t which);
 

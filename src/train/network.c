@@ -385,6 +385,10 @@ void bl__network_quantize(bl__network *net) {
 
 /* ---- a step ---- */
 
+void bl__network_set_firsts(bl__network *net, const int32_t *firsts) {
+    net->firsts = firsts;
+}
+
 static double run_slice(slice *s) {
     bl__network *net = s->net;
     for (s->index = 0; s->index < net->config.n_layers; s->index++)
@@ -410,6 +414,7 @@ double bl__network_step(bl__network *net, const int32_t *inputs, const int32_t *
         slice s = {.net = net,
                    .inputs = inputs + row * n_tokens,
                    .targets = targets + row * n_tokens,
+                   .firsts = net->firsts ? net->firsts + row * n_tokens : NULL,
                    .row_tokens = n_tokens,
                    .backward = backward,
                    .gemm = backward ? net->gemm : &net->loops->float32,

@@ -96,6 +96,12 @@ void bl__network_quantize(bl__network *network);
  * after the first one. */
 double bl__network_flips(const bl__network *network);
 
+/* For rows that hold several documents: firsts[n_rows][n_tokens] of the steps that follow says for
+ * each token where in its row its document begins: 0 ... its own place, never less than that of the
+ * token before. It sees nothing earlier, and positions count from there, so that a document gets
+ * what it would get alone. Borrowed; NULL (as after creation): every row is one document. */
+void bl__network_set_firsts(bl__network *network, const int32_t *firsts);
+
 /* Mean cross-entropy in nats over n_rows x n_tokens predictions: inputs, targets:
  * int32[n_rows][n_tokens], ids below vocab; targets below 0 do not count (0 when none does).
  * With backward, gradients of (scale x loss) are added to every param's grad. logits: NULL or

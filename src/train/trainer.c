@@ -36,6 +36,7 @@ struct bl__trainer {
     bl__param *list; /* [n_params] */
     size_t n_params;
     int32_t *inputs, *targets; /* int32[rows][tokens] */
+    int32_t *firsts;           /* the same; NULL unless documents are kept apart */
     unsigned n_rollbacks;      /* since the last checkpoint */
     bool quantized;            /* the network has the codes of its weights as they are */
     double pace;               /* smoothed seconds a step; 0 before the first */
@@ -137,8 +138,11 @@ static bl_status make_network(bl__trainer *t, bl_error *err) {
         return status;
     t->inputs = bl__calloc(n, sizeof *t->inputs);
     t->targets = bl__calloc(n, sizeof *t->targets);
-    if (!t->inputs || !t->targets)
+    if (t->recipe.mask_documents)
+        t->firsts = bl__calloc(n, sizeof *t->firsts);
+    if (!t->inputs || !t->targets || (t->recipe.mask_documents && !t->firsts))
         return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a batch of %zu tokens", n);
+    bl__network_set_firsts(t->net, t->firsts);
     bl__network_initialize(t->net, (float)t->recipe.init_std, (uint64_t)t->recipe.seed);
     return BL_OK;
 }
@@ -233,6 +237,7 @@ void bl__trainer_close(bl__trainer *t) {
     bl__recipe_free(&t->recipe);
     bl__free(t->inputs);
     bl__free(t->targets);
+    bl__free(t->firsts);
     bl__free(t);
 }
 
@@ -247,7 +252,8 @@ static bl_status measure(bl__trainer *t, bl__network *net, size_t batch, double 
     n = most ? bl__min_size(n, most) : n;
     for (size_t first = 0; first < n; first += batch) {
         size_t rows = bl__min_size(batch, n - first), counted = 0;
-        bl_status status = bl__windows_valid(&t->windows, first, rows, t->inputs, t->targets, err);
+        bl_status status =
+            bl__windows_valid(&t->windows, first, rows, t->inputs, t->targets, t->firsts, err);
         if (status)
             return status;
         for (size_t i = 0; i < rows * row; i++)
@@ -283,6 +289,7 @@ bl_status bl__trainer_deployed(bl__trainer *t, double *out, bl_error *err) {
     bl__param *list = bl__network_params(net, &n);
     for (size_t i = 0; i < n; i++)
         take_exported(&t->list[i], &list[i], config.weights != BL_WEIGHTS_FLOAT && !list[i].linear);
+    bl__network_set_firsts(net, t->firsts);
     bl__network_quantize(net);
     status = measure(t, net, batch, out, err);
     bl__network_free(net);
@@ -301,7 +308,7 @@ static bl_status accumulate(bl__trainer *t, double *loss, bl_error *err) {
     t->quantized = false;
     for (uint64_t i = 0; i < n; i++) {
         bl_status status = bl__windows_train(&t->windows, (batch * n + i) * rows, rows, t->inputs,
-                                             t->targets, err);
+                                             t->targets, t->firsts, err);
         if (status)
             return status;
         *loss += bl__network_step(t->net, t->inputs, t->targets, rows, n_tokens(t), true,

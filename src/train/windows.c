@@ -67,9 +67,24 @@ static void mask_starts(const bl__tokens *tokens, size_t start, size_t n, int32_
         targets[tokens->docs[doc] - start - 1] = -1;
 }
 
+/* Where the documents of the window begin; padding is one of its own. */
+static void find_firsts(const bl__windows *windows, size_t start, size_t n, int32_t *firsts) {
+    const bl__tokens *tokens = windows->tokens;
+    bool apart = windows->mask_documents && n;
+    size_t doc = apart ? bl__tokens_doc(tokens, start) + 1 : 0;
+    int32_t first = 0;
+    for (size_t i = 0; i < windows->row_tokens; i++) {
+        if (apart && ((doc < tokens->n_docs && tokens->docs[doc] == start + i) || i == n)) {
+            first = (int32_t)i;
+            doc++;
+        }
+        firsts[i] = first;
+    }
+}
+
 /* One row of n inputs and their targets, which are there; the rest is padding. */
 static bl_status fill_row(const bl__windows *windows, size_t start, size_t n, int32_t *inputs,
-                          int32_t *targets, bl_error *err) {
+                          int32_t *targets, int32_t *firsts, bl_error *err) {
     const bl__tokens *tokens = windows->tokens;
     for (size_t i = 0; i <= n && n; i++) {
         uint32_t id = bl__tokens_id(tokens, start + i);
@@ -87,11 +102,13 @@ static bl_status fill_row(const bl__windows *windows, size_t start, size_t n, in
     }
     if (windows->mask_documents && n)
         mask_starts(tokens, start, n, targets);
+    if (firsts)
+        find_firsts(windows, start, n, firsts);
     return BL_OK;
 }
 
 bl_status bl__windows_train(const bl__windows *windows, uint64_t first, size_t n_rows,
-                            int32_t *inputs, int32_t *targets, bl_error *err) {
+                            int32_t *inputs, int32_t *targets, int32_t *firsts, bl_error *err) {
     size_t row_tokens = windows->row_tokens, n_windows = windows->n_train_windows;
     size_t slack = (windows->tokens->n_train - 1) % row_tokens;
     bl_status status = BL_OK;
@@ -100,14 +117,15 @@ bl_status bl__windows_train(const bl__windows *windows, uint64_t first, size_t n
         uint64_t key = epoch_key(windows->seed, number / n_windows);
         size_t skipped = (size_t)(scramble(~key) % ((uint64_t)slack + 1));
         size_t window = (size_t)permute(key, n_windows, number % n_windows);
-        status = fill_row(windows, skipped + window * row_tokens, row_tokens,
-                          inputs + row * row_tokens, targets + row * row_tokens, err);
+        status =
+            fill_row(windows, skipped + window * row_tokens, row_tokens, inputs + row * row_tokens,
+                     targets + row * row_tokens, firsts ? firsts + row * row_tokens : NULL, err);
     }
     return status;
 }
 
 bl_status bl__windows_valid(const bl__windows *windows, size_t first, size_t n_rows,
-                            int32_t *inputs, int32_t *targets, bl_error *err) {
+                            int32_t *inputs, int32_t *targets, int32_t *firsts, bl_error *err) {
     const bl__tokens *tokens = windows->tokens;
     size_t row_tokens = windows->row_tokens;
     bl_status status = BL_OK;
@@ -118,8 +136,8 @@ bl_status bl__windows_valid(const bl__windows *windows, size_t first, size_t n_r
             n = tokens->n_tokens - 1 - start;
             n = n < row_tokens ? n : row_tokens;
         }
-        status =
-            fill_row(windows, start, n, inputs + row * row_tokens, targets + row * row_tokens, err);
+        status = fill_row(windows, start, n, inputs + row * row_tokens, targets + row * row_tokens,
+                          firsts ? firsts + row * row_tokens : NULL, err);
     }
     return status;
 }

@@ -10,15 +10,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 static void read_windows(const bl__tokens *tokens, size_t row_tokens, bool ids_good) {
     enum { N_ROWS = 3, MAX_ROW = 8 };
-    int32_t inputs[N_ROWS * MAX_ROW], targets[N_ROWS * MAX_ROW];
+    int32_t inputs[N_ROWS * MAX_ROW], targets[N_ROWS * MAX_ROW], firsts[N_ROWS * MAX_ROW];
     bl__windows windows;
     if (bl__windows_init(tokens, row_tokens, tokens->fingerprint, true, &windows, NULL) != BL_OK)
         return;
     for (size_t i = 0; i < 8; i++) {
-        bl_status train = bl__windows_train(&windows, i * 977, N_ROWS, inputs, targets, NULL);
-        bl_status valid = bl__windows_valid(&windows, i, N_ROWS, inputs, targets, NULL);
+        bl_status train =
+            bl__windows_train(&windows, i * 977, N_ROWS, inputs, targets, firsts, NULL);
+        bl_status valid = bl__windows_valid(&windows, i, N_ROWS, inputs, targets, firsts, NULL);
         if (ids_good && (train || valid))
             abort();
+        for (size_t k = 0; !valid && k < N_ROWS * row_tokens; k++)
+            if (firsts[k] < 0 || (size_t)firsts[k] > k % row_tokens ||
+                (k % row_tokens && firsts[k] < firsts[k - 1]))
+                abort();
     }
 }
 

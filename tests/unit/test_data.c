@@ -130,7 +130,7 @@ static void ids_out_of_range_are_found(void **state) {
     bl__windows w;
     int32_t inputs[80], targets[80];
     assert_int_equal(bl__windows_init(&t, 80, 1, false, &w, NULL), BL_OK);
-    assert_int_equal(bl__windows_train(&w, 0, 1, inputs, targets, &err), BL_ERR_FORMAT);
+    assert_int_equal(bl__windows_train(&w, 0, 1, inputs, targets, NULL, &err), BL_ERR_FORMAT);
 }
 
 static void every_window_once_an_epoch(void **state) {
@@ -153,7 +153,7 @@ static void every_window_once_an_epoch(void **state) {
             int32_t skipped = -1;
             for (size_t i = 0; i < n_windows; i++) {
                 int32_t x[3], y[3];
-                assert_int_equal(bl__windows_train(&w, epoch * n_windows + i, 1, x, y, NULL),
+                assert_int_equal(bl__windows_train(&w, epoch * n_windows + i, 1, x, y, NULL, NULL),
                                  BL_OK);
                 skipped = skipped < 0 ? x[0] % 3 : skipped;
                 assert_int_equal(x[0] % 3, skipped); /* one offset for the whole epoch */
@@ -185,15 +185,15 @@ static void resumes_at_any_place(void **state) {
     make(&f, 4, 300, 250, DOCS, N_DOCS);
     assert_int_equal(parse(&f, &t, NULL), BL_OK);
     assert_int_equal(bl__windows_init(&t, ROW, 7, true, &w, NULL), BL_OK);
-    assert_int_equal(bl__windows_train(&w, 0, N, x[0], y[0], NULL), BL_OK);
+    assert_int_equal(bl__windows_train(&w, 0, N, x[0], y[0], NULL, NULL), BL_OK);
     for (size_t at = 0; at < N; at += 13) {
         assert_int_equal(bl__windows_init(&t, ROW, 7, true, &other, NULL), BL_OK);
-        assert_int_equal(bl__windows_train(&other, at, N - at, a[at], b[at], NULL), BL_OK);
+        assert_int_equal(bl__windows_train(&other, at, N - at, a[at], b[at], NULL, NULL), BL_OK);
         assert_memory_equal(a[at], x[at], (N - at) * sizeof *x);
         assert_memory_equal(b[at], y[at], (N - at) * sizeof *y);
     }
     assert_int_equal(bl__windows_init(&t, ROW, 8, true, &other, NULL), BL_OK);
-    assert_int_equal(bl__windows_train(&other, 0, N, a[0], b[0], NULL), BL_OK);
+    assert_int_equal(bl__windows_train(&other, 0, N, a[0], b[0], NULL, NULL), BL_OK);
     assert_memory_not_equal(a, x, sizeof x);
 }
 
@@ -209,7 +209,7 @@ static void masks_targets_that_begin_documents(void **state) {
     int masked = 0;
     for (size_t i = 0; i < 3 * w.n_train_windows; i++) {
         int32_t x[ROW], y[ROW];
-        assert_int_equal(bl__windows_train(&w, i, 1, x, y, NULL), BL_OK);
+        assert_int_equal(bl__windows_train(&w, i, 1, x, y, NULL, NULL), BL_OK);
         for (int k = 0; k < ROW; k++) {
             bool begins = false;
             for (int d = 1; d < N_DOCS; d++)
@@ -220,9 +220,36 @@ static void masks_targets_that_begin_documents(void **state) {
     }
     assert_int_equal(masked, 3 * 3);
     int32_t x[3 * ROW], y[3 * ROW];
-    assert_int_equal(bl__windows_valid(&w, 0, 3, x, y, NULL), BL_OK);
+    assert_int_equal(bl__windows_valid(&w, 0, 3, x, y, NULL, NULL), BL_OK);
     assert_int_equal(y[4], -1); /* token 95 */
     assert_int_equal(x[5], 95);
+}
+
+static void says_where_documents_begin(void **state) {
+    (void)state;
+    enum { ROW = 6 };
+    fixture f;
+    bl__tokens t;
+    bl__windows w;
+    int32_t x[3 * ROW], y[3 * ROW], firsts[3 * ROW];
+    make(&f, 2, 101, 90, DOCS, N_DOCS);
+    assert_int_equal(parse(&f, &t, NULL), BL_OK);
+    for (int apart = 0; apart < 2; apart++) {
+        assert_int_equal(bl__windows_init(&t, ROW, 3, apart, &w, NULL), BL_OK);
+        for (size_t i = 0; i < 3 * w.n_train_windows; i++) {
+            assert_int_equal(bl__windows_train(&w, i, 1, x, y, firsts, NULL), BL_OK);
+            for (int k = 0, begin = 0; k < ROW; k++) {
+                for (int d = 0; d < N_DOCS; d++)
+                    begin = apart && (uint64_t)x[k] == DOCS[d] ? k : begin;
+                assert_int_equal(firsts[k], begin);
+            }
+        }
+        /* Inputs 90 ... 99: the document at 95, then padding. */
+        static const int32_t expected[3 * ROW] = {0, 0, 0, 0, 0, 5, 0, 0, 0, 0, 4, 4};
+        assert_int_equal(bl__windows_valid(&w, 0, 3, x, y, firsts, NULL), BL_OK);
+        for (size_t i = 0; i < 3 * ROW; i++)
+            assert_int_equal(firsts[i], apart ? expected[i] : 0);
+    }
 }
 
 static void held_out_windows_in_order(void **state) {
@@ -238,14 +265,14 @@ static void held_out_windows_in_order(void **state) {
         assert_int_equal(bl__windows_init(&t, ROW, 3, false, &w, NULL), BL_OK);
         assert_int_equal(w.n_valid_windows, (n_valid - 1 + ROW - 1) / ROW);
         int32_t x[6 * ROW], y[6 * ROW];
-        assert_int_equal(bl__windows_valid(&w, 0, 6, x, y, NULL), BL_OK);
+        assert_int_equal(bl__windows_valid(&w, 0, 6, x, y, NULL, NULL), BL_OK);
         for (size_t i = 0; i < 6 * ROW; i++) {
             assert_int_equal(x[i], i < n_valid - 1 ? 90 + i : 0);
             assert_int_equal(y[i], i < n_valid - 1 ? (int)(91 + i) : -1);
         }
-        assert_int_equal(bl__windows_valid(&w, 2, 1, x, y, NULL), BL_OK);
+        assert_int_equal(bl__windows_valid(&w, 2, 1, x, y, NULL, NULL), BL_OK);
         assert_int_equal(x[0], 98);
-        assert_int_equal(bl__windows_valid(&w, SIZE_MAX, 1, x, y, NULL), BL_OK);
+        assert_int_equal(bl__windows_valid(&w, SIZE_MAX, 1, x, y, NULL, NULL), BL_OK);
         assert_int_equal(y[0], -1);
     }
     make(&f, 2, 91, 90, DOCS, 4); /* one token has nothing to predict */
@@ -280,6 +307,7 @@ int main(void) {
         cmocka_unit_test(every_window_once_an_epoch),
         cmocka_unit_test(resumes_at_any_place),
         cmocka_unit_test(masks_targets_that_begin_documents),
+        cmocka_unit_test(says_where_documents_begin),
         cmocka_unit_test(held_out_windows_in_order),
         cmocka_unit_test(too_few_tokens),
     };

@@ -39,7 +39,7 @@ static bl__network_config odd_config(void) {
 static bool verbose;
 
 enum { ROWS = 3, TOKENS = 69, MAX_IDS = 16 * 256 };
-static int32_t inputs[MAX_IDS], targets[MAX_IDS];
+static int32_t inputs[MAX_IDS], targets[MAX_IDS], firsts[MAX_IDS];
 
 static void fill_ids(size_t n, uint32_t vocab, uint64_t seed) {
     bl__random random;
@@ -106,8 +106,9 @@ static void check_direction(bl__network *net, bl__param *p, const float *grad, s
         fail_msg("%s: slope %.6g, gradient says %.6g", p->name, found, expected);
 }
 
-static void check_gradients(const bl__network_config *config) {
+static void check_gradients(const bl__network_config *config, bool packed) {
     bl__network *net = make_network(config, ROWS, TOKENS, NULL);
+    bl__network_set_firsts(net, packed ? firsts : NULL);
     size_t n;
     bl__param *params = bl__network_params(net, &n);
     bl__random random;
@@ -126,7 +127,91 @@ static void gradients_are_slopes(void **state) {
         bl__network_config config = odd_config();
         config.relu2 = variant & 1;
         config.sub_norms = variant & 2;
-        check_gradients(&config);
+        check_gradients(&config, false);
+    }
+}
+
+/* ---- rows of several documents ---- */
+
+/* Lengths of the documents in each row; the second row is one. */
+static const size_t DOCUMENTS[ROWS][5] = {{1, 5, 34, 1, 28}, {69}, {66, 3}};
+
+static void fill_firsts(void) {
+    for (size_t row = 0; row < ROWS; row++)
+        for (size_t doc = 0, at = 0; doc < 5; at += DOCUMENTS[row][doc++])
+            for (size_t i = at; i < at + DOCUMENTS[row][doc]; i++)
+                firsts[row * TOKENS + i] = (int32_t)at;
+}
+
+static void gradients_of_packed_rows_are_slopes(void **state) {
+    (void)state;
+    bl__network_config config = odd_config();
+    fill_firsts();
+    check_gradients(&config, true);
+}
+
+static void copy_gradients(const bl__param *params, size_t n, float *out) {
+    for (size_t i = 0; i < n; out += params[i].rows * params[i].cols, i++)
+        memcpy(out, params[i].grad, params[i].rows * params[i].cols * sizeof *out);
+}
+
+/* The gradients of all documents, each a row of its own; row 0's logits must be these, bit for bit.
+ */
+static void check_documents_alone(bl__network *net, const float *logits, size_t vocab) {
+    size_t n_counted = 0;
+    float *alone = bl__malloc_array(TOKENS * vocab, sizeof *alone);
+    for (size_t i = 0; i < ROWS * TOKENS; i++)
+        n_counted += targets[i] >= 0;
+    bl__network_set_firsts(net, NULL);
+    bl__network_zero_gradients(net);
+    for (size_t row = 0; row < ROWS; row++)
+        for (size_t doc = 0, at = 0; doc < 5 && DOCUMENTS[row][doc]; at += DOCUMENTS[row][doc++]) {
+            const int32_t *x = inputs + row * TOKENS + at, *y = targets + row * TOKENS + at;
+            size_t n = DOCUMENTS[row][doc], here = 0;
+            for (size_t i = 0; i < n; i++)
+                here += y[i] >= 0;
+            bl__network_step(net, x, y, 1, n, true, (float)here / (float)n_counted, alone);
+            if (row == 0)
+                assert_memory_equal(alone, logits + at * vocab, n * vocab * sizeof *alone);
+        }
+    bl__free(alone);
+}
+
+/* A document in a packed row gets what it gets alone. */
+static void packed_documents_are_as_alone(void **state) {
+    (void)state;
+    fill_firsts();
+    for (int mode = 0; mode < 3; mode++) {
+        bl__network_config config = odd_config();
+        config.weights = (bl__weight_mode)mode;
+        bl__network *net = make_network(&config, ROWS, TOKENS, NULL);
+        size_t n, n_values = 0;
+        bl__param *params = bl__network_params(net, &n);
+        for (size_t i = 0; i < n; i++)
+            n_values += params[i].rows * params[i].cols;
+        float *logits = bl__malloc_array(TOKENS * config.vocab, sizeof *logits);
+        float *packed = bl__malloc_array(n_values, sizeof *packed);
+        float *alone = bl__malloc_array(n_values, sizeof *alone);
+        fill_ids(ROWS * TOKENS, config.vocab, 3);
+        double causal = bl__network_step(net, inputs, targets, ROWS, TOKENS, false, 1.0f, NULL);
+        bl__network_set_firsts(net, firsts);
+        double loss = bl__network_step(net, inputs, targets, ROWS, TOKENS, true, 1.0f, logits);
+        assert_true(fabs(loss - causal) > 1e-3);
+        copy_gradients(params, n, packed);
+        check_documents_alone(net, logits, config.vocab);
+        copy_gradients(params, n, alone);
+        double difference = 0, size = 0;
+        for (size_t i = 0; i < n_values; i++) {
+            difference += pow((double)packed[i] - (double)alone[i], 2);
+            size += pow((double)alone[i], 2);
+        }
+        if (!(sqrt(difference) < 1e-6 * sqrt(size)))
+            fail_msg("mode %d: gradients are off by %.3g of their norm", mode,
+                     sqrt(difference / size));
+        bl__free(logits);
+        bl__free(packed);
+        bl__free(alone);
+        bl__network_free(net);
     }
 }
 
@@ -477,6 +562,8 @@ int main(int argc, char **argv) {
     verbose = argc > 1 && strcmp(argv[1], "--verbose") == 0;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_are_slopes),
+        cmocka_unit_test(gradients_of_packed_rows_are_slopes),
+        cmocka_unit_test(packed_documents_are_as_alone),
         cmocka_unit_test(gradients_add_up_and_scale),
         cmocka_unit_test(threads_change_no_bit),
         cmocka_unit_test(slices_add_up),

@@ -45,10 +45,11 @@ static void remove_tree(const char *path) {
     nftw(path, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
 }
 
-/* A token file: each token mostly decides the next. */
-static void write_tokens(const char *path, uint16_t bad_id) {
+/* A token file: each token mostly decides the next. Documents begin every so many tokens. */
+static void write_documents(const char *path, uint16_t bad_id, size_t every) {
     uint8_t header[BL_TOKENS_HEADER] = "BLTOKENS";
-    const uint64_t words[] = {VOCAB, N_TOKENS, 1, N_TRAIN, 0, N_TOKENS}, no_docs = 0;
+    const size_t n_docs = (N_TOKENS + every - 1) / every;
+    const uint64_t words[] = {VOCAB, N_TOKENS, n_docs, N_TRAIN, 0, N_TOKENS};
     const uint32_t version = 1, width = 2;
     static uint16_t ids[N_TOKENS];
     bl__random random;
@@ -65,8 +66,12 @@ static void write_tokens(const char *path, uint16_t bad_id) {
     assert_non_null(file);
     assert_int_equal(fwrite(header, 1, sizeof header, file), sizeof header);
     assert_int_equal(fwrite(ids, 2, N_TOKENS, file), N_TOKENS);
-    assert_int_equal(fwrite(&no_docs, 8, 1, file), 1);
+    for (uint64_t doc = 0; doc < N_TOKENS; doc += every)
+        assert_int_equal(fwrite(&doc, 8, 1, file), 1);
     fclose(file);
+}
+static void write_tokens(const char *path, uint16_t bad_id) {
+    write_documents(path, bad_id, N_TOKENS);
 }
 
 typedef struct watch {
@@ -238,10 +243,10 @@ static double token_loss(const float *logits, size_t vocab, int32_t target) {
     return max + log(sum) - (double)logits[target];
 }
 
-/* Mean loss of a GGUF model over the validation windows. */
-static double model_loss(const char *path) {
+/* Mean loss of a GGUF model over the validation windows, each document of a window on its own. */
+static double model_loss(const char *path, const char *data, bool apart) {
     static float logits[ROW * VOCAB];
-    int32_t inputs[ROW], targets[ROW];
+    int32_t inputs[ROW], targets[ROW], firsts[ROW];
     bl_model *model = NULL;
     bl_session *session = NULL;
     bl__tokens tokens;
@@ -252,12 +257,17 @@ static double model_loss(const char *path) {
     if (bl_model_open(path, NULL, &model, &err) != BL_OK)
         fail_msg("%s", err.message);
     assert_int_equal(bl_session_create(model, NULL, &session, NULL), BL_OK);
-    assert_int_equal(bl__tokens_open(in_root("data.tok"), &tokens, NULL), BL_OK);
-    assert_int_equal(bl__windows_init(&tokens, ROW, 3, false, &windows, NULL), BL_OK);
+    assert_int_equal(bl__tokens_open(in_root(data), &tokens, NULL), BL_OK);
+    assert_int_equal(bl__windows_init(&tokens, ROW, 3, apart, &windows, NULL), BL_OK);
     for (size_t i = 0; i < windows.n_valid_windows; i++) {
-        assert_int_equal(bl__windows_valid(&windows, i, 1, inputs, targets, NULL), BL_OK);
-        bl_session_truncate(session, 0);
-        assert_int_equal(bl_session_eval(session, inputs, ROW, logits, NULL), BL_OK);
+        assert_int_equal(bl__windows_valid(&windows, i, 1, inputs, targets, firsts, NULL), BL_OK);
+        for (size_t k = 0, end; k < ROW; k = end) {
+            for (end = k + 1; end < ROW && firsts[end] == firsts[k];)
+                end++;
+            bl_session_truncate(session, 0);
+            assert_int_equal(
+                bl_session_eval(session, inputs + k, end - k, logits + k * VOCAB, NULL), BL_OK);
+        }
         for (size_t k = 0; k < ROW; k++)
             if (targets[k] >= 0) {
                 loss += token_loss(logits + k * VOCAB, VOCAB, targets[k]);
@@ -282,7 +292,8 @@ static void check_export(const char *name, const char *const *settings, bool mas
     if (bl_train_export(in_root(name), directory, masters, &err) != BL_OK ||
         bl_convert(directory, gguf, NULL, NULL, &err) != BL_OK)
         fail_msg("%s: %s", name, err.message);
-    double found = model_loss(gguf);
+    bool apart = strcmp(name, "packed") == 0;
+    double found = model_loss(gguf, apart ? "documents.tok" : "data.tok", apart);
     /* Masters are not rounded. */
     double expected = masters ? report.validation : report.deployed;
     if (!(fabs(found - expected) <= 1e-5))
@@ -306,6 +317,11 @@ static void exported_models_have_the_trainers_loss(void **state) {
     check_export("llama", llama, false);
     check_export("floats", floats, false);
     check_export("llama_floats", llama_floats, false);
+    char setting[160];
+    const char *const packed[] = {"mask_documents=true", setting, NULL};
+    snprintf(setting, sizeof setting, "data=%s", in_root("documents.tok"));
+    write_documents(in_root("documents.tok"), 0, 17);
+    check_export("packed", packed, false);
     bl_error err = {0};
     assert_int_equal(bl_train_export(in_root("binary"), in_root("none-hf"), true, &err),
                      BL_ERR_UNSUPPORTED);
