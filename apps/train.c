@@ -139,15 +139,25 @@ static const char *format_time(double seconds) {
     return text;
 }
 
+/* On one line, whatever is in it. */
+static void show_sample(const char *text) {
+    bl__buffer line = bl__buffer_make(MAX_TEXT);
+    for (; *text; text++)
+        bl__buffer_putc(&line, (unsigned char)*text < ' ' || *text == 127 ? ' ' : *text);
+    fprintf(stderr, "  sample: %s\n", line.data ? line.data : "");
+    bl__buffer_free(&line);
+}
+
 static bool take_step(void *user, const bl_train_step *s) {
     watch *w = user;
     double now = seconds_now();
-    if (s->validated && !w->is_quiet) {
-        if (w->is_shown)
-            fputs("\r\033[K", stderr);
+    if ((s->validated || s->sample) && !w->is_quiet && w->is_shown)
+        fputs("\r\033[K", stderr);
+    if (s->validated && !w->is_quiet)
         note("step %llu  validation %.4f%s  training %.4f", (unsigned long long)s->step,
              s->validation, s->validation <= s->best ? " (best)" : "", s->smoothed);
-    }
+    if (s->sample && !w->is_quiet)
+        show_sample(s->sample);
     if (w->is_shown && now - w->shown_at > 0.2) {
         fprintf(stderr,
                 "\rstep %llu/%llu  %.1f M tokens  loss %.3f  rate %.2e  flips %.2f %%  "

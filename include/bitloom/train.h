@@ -1,10 +1,10 @@
 /* Training of 1-bit models from scratch: BitNet (binary, arXiv 2310.11453), BitNet b1.58 (ternary,
  * arXiv 2402.17764) and their full-precision twins.
  *
- * A run is a directory: run.jsonl (metrics, a line each), step-00000250.safetensors (checkpoints),
- * best.safetensors (the one of the lowest validation loss). A run that was stopped at any moment,
- * by a crash too, goes on to the same weights, bit for bit and at any thread count. One directory
- * belongs to one call at a time. */
+ * A run is a directory: run.jsonl (metrics and samples, a line a step), step-00000250.safetensors
+ * (checkpoints), best.safetensors (the one of the lowest validation loss). A run that was stopped
+ * at any moment, by a crash too, goes on to the same weights, bit for bit and at any thread count.
+ * One directory belongs to one call at a time. */
 #ifndef BITLOOM_TRAIN_H
 #define BITLOOM_TRAIN_H
 
@@ -27,9 +27,10 @@ typedef struct bl_train_step {
     double gradient_norm; /* before clipping */
     double flips;         /* share of quantized weights that the step before changed the code of */
     double tokens_per_second, seconds_left;
-    bool validated;    /* this step measured held-out data: */
-    double validation; /* nats a token */
-    double best;       /* lowest so far */
+    bool validated;     /* this step measured held-out data: */
+    double validation;  /* nats a token */
+    double best;        /* lowest so far */
+    const char *sample; /* a text by the weights of this step (UTF-8, prompt first), or NULL */
 } bl_train_step;
 
 typedef struct bl_train_params {

@@ -78,6 +78,10 @@ static const field FIELDS[] = {
     {"keep", FIELD_WHOLE, AT(keep), 1, 1000, NULL, false},
     {"log_interval", FIELD_WHOLE, AT(log_interval), 1, 1e12, NULL, false},
     {"spike", FIELD_REAL, AT(spike), 0, 1e30, NULL, false},
+    {"sample_tokens", FIELD_WHOLE, AT(sample_tokens), 0, 1e9, NULL, false},
+    {"sample_interval", FIELD_WHOLE, AT(sample_interval), 0, 1e12, NULL, false},
+    {"prompt", FIELD_TEXT, AT(prompt), 0, 0, NULL, false},
+    {"temperature", FIELD_REAL, AT(temperature), 0, 100, NULL, false},
 };
 #undef AT
 enum { N_FIELDS = sizeof FIELDS / sizeof *FIELDS };
@@ -332,6 +336,9 @@ static void apply_rest(bl__recipe *r) {
     default_whole(&r->keep, 2);
     default_whole(&r->log_interval, 10);
     default_real(&r->spike, 2.0);
+    default_whole(&r->sample_tokens, 48);
+    default_whole(&r->sample_interval, r->eval_interval);
+    default_real(&r->temperature, 0.8);
 }
 
 static bl_status check_fit(const bl__recipe *r, bl_error *err) {

@@ -14,7 +14,8 @@
 #include "train/schedule.h"
 
 /* Whole numbers are int64_t and choices too (their place in the list of names), so that one table
- * describes all of them. Resolved: every field has a value, but data and tokenizer may be NULL. */
+ * describes all of them. Resolved: every field has a value, but data, tokenizer and prompt may be
+ * NULL. */
 typedef struct bl__recipe {
     /* the model */
     char *preset;
@@ -31,6 +32,9 @@ typedef struct bl__recipe {
     /* the run */
     int64_t seed, eval_interval, eval_rows, save_interval, keep, log_interval;
     double spike;
+    char *prompt;
+    int64_t sample_tokens, sample_interval;
+    double temperature;
 } bl__recipe;
 
 /* Parses text[len] (a JSON object; len 0: nothing), then takes settings[n] of the form "key=value"

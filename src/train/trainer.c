@@ -9,16 +9,20 @@
 #include <time.h>
 
 #include "base/alloc.h"
+#include "base/buffer.h"
 #include "base/checked.h"
 #include "base/error.h"
 #include "base/half.h"
 #include "bitloom/system.h"
+#include "formats/json.h"
 #include "train/data.h"
 #include "train/run_directory.h"
+#include "train/sample.h"
 
 enum {
     MAX_ROLLBACKS = 3,  /* in a row: to the same checkpoint */
     SETTLED_STEPS = 50, /* before these a loss is not called a spike */
+    MAX_LINE = 1 << 26, /* of metrics, with a sample */
     DEPLOYED_ROWS = 4   /* of the network that measures what is exported */
 };
 static const double SMOOTHING = 0.95;
@@ -30,6 +34,8 @@ struct bl__trainer {
     bl__run_directory directory;
     bl__tokens tokens;
     bl__windows windows;
+    bl_tokenizer *tokenizer; /* NULL when the recipe names none */
+    bl__writer *writer;      /* NULL when no samples are written */
     bl__pool *pool;
     bl__network *net;
     bl__optimizer *optimizer;
@@ -86,15 +92,17 @@ static bl_status read_recipe(bl__trainer *t, const bl__checkpoint *from, bl_erro
     return status;
 }
 
-static bl_status check_tokenizer(const bl__trainer *t, bl_error *err) {
-    bl_tokenizer *tokenizer = NULL;
+static bl_status open_tokenizer(bl__trainer *t, bl_error *err) {
     if (!t->recipe.tokenizer)
         return BL_OK;
-    bl_status status = bl_tokenizer_open(t->recipe.tokenizer, &tokenizer, err);
-    if (!status && (status = bl__tokens_match(&t->tokens, tokenizer, err)))
+    bl_status status = bl_tokenizer_open(t->recipe.tokenizer, &t->tokenizer, err);
+    if (status)
+        return status;
+    if ((status = bl__tokens_match(&t->tokens, t->tokenizer, err))) {
         bl__error_prefix(err, t->recipe.data);
-    bl_tokenizer_close(tokenizer);
-    return status;
+        return status;
+    }
+    return bl__writer_create(&t->recipe, t->tokenizer, &t->writer, err);
 }
 
 static bl_status open_data(bl__trainer *t, bl_error *err) {
@@ -118,7 +126,7 @@ static bl_status open_data(bl__trainer *t, bl_error *err) {
         bl__error_prefix(err, r->data);
         return status;
     }
-    return check_tokenizer(t, err);
+    return open_tokenizer(t, err);
 }
 
 static bl_status make_network(bl__trainer *t, bl_error *err) {
@@ -233,6 +241,8 @@ void bl__trainer_close(bl__trainer *t) {
     bl__optimizer_free(t->optimizer);
     bl__network_free(t->net);
     bl__pool_free(t->pool);
+    bl__writer_free(t->writer);
+    bl_tokenizer_close(t->tokenizer);
     bl__tokens_close(&t->tokens);
     bl__recipe_free(&t->recipe);
     bl__free(t->inputs);
@@ -369,19 +379,48 @@ static bool weights_are_finite(const bl__trainer *t) {
     return true;
 }
 
+/* The text as a JSON string. */
+static void add_sample(bl__buffer *line, const char *text) {
+    json_t *string = json_string(text);
+    char *quoted = string ? bl__json_write(string, JSON_ENCODE_ANY, NULL) : NULL;
+    line->failed = line->failed || !quoted;
+    bl__buffer_printf(line, ",\"sample\":%s", quoted ? quoted : "");
+    bl__free(quoted);
+    json_decref(string);
+}
+
 static bl_status log_step(const bl__trainer *t, const bl_train_step *s, bl_error *err) {
-    char line[512];
-    int n = snprintf(line, sizeof line,
-                     "{\"step\":%llu,\"tokens\":%llu,\"loss\":%.6f,\"smoothed\":%.6f,\"rate\":%.6g,"
-                     "\"decay\":%.6g,\"norm\":%.6g,\"flips\":%.6g,\"tokens_per_second\":%.1f,"
-                     "\"seconds\":%.3f",
-                     (unsigned long long)s->step, (unsigned long long)s->tokens, s->loss,
-                     s->smoothed, s->rate, s->decay, s->gradient_norm, s->flips,
-                     s->tokens_per_second, t->progress.seconds);
+    bl__buffer line = bl__buffer_make(MAX_LINE);
+    bl__buffer_printf(
+        &line,
+        "{\"step\":%llu,\"tokens\":%llu,\"loss\":%.6f,\"smoothed\":%.6f,\"rate\":%.6g,"
+        "\"decay\":%.6g,\"norm\":%.6g,\"flips\":%.6g,\"tokens_per_second\":%.1f,"
+        "\"seconds\":%.3f",
+        (unsigned long long)s->step, (unsigned long long)s->tokens, s->loss, s->smoothed, s->rate,
+        s->decay, s->gradient_norm, s->flips, s->tokens_per_second, t->progress.seconds);
     if (s->validated && isfinite(s->validation))
-        n += snprintf(line + n, sizeof line - (size_t)n, ",\"validation\":%.6f", s->validation);
-    n += snprintf(line + n, sizeof line - (size_t)n, "}\n");
-    return bl__run_add_metrics(&t->directory, line, (size_t)n, err);
+        bl__buffer_printf(&line, ",\"validation\":%.6f", s->validation);
+    if (s->sample)
+        add_sample(&line, s->sample);
+    bl__buffer_puts(&line, "}\n");
+    bl_status status = line.failed
+                           ? bl__fail(err, BL_ERR_MEMORY, "cannot allocate a line of metrics")
+                           : bl__run_add_metrics(&t->directory, line.data, line.len, err);
+    bl__buffer_free(&line);
+    return status;
+}
+
+/* Writes a text when it is time; no state of the run depends on it. */
+static bl_status write_sample(bl__trainer *t, bl_train_step *s, bl_error *err) {
+    if (!t->writer || !is_due(t, t->recipe.sample_interval))
+        return BL_OK;
+    if (!t->quantized)
+        bl__network_quantize(t->net);
+    t->quantized = true;
+    bl__network_set_firsts(t->net, NULL);
+    bl_status status = bl__writer_run(t->writer, t->net, s->step, &s->sample, err);
+    bl__network_set_firsts(t->net, t->firsts);
+    return status;
 }
 
 /* Measures held-out data when it is time, and keeps the best. */
@@ -410,9 +449,9 @@ static bl_status finish_step(bl__trainer *t, bl_train_step *s, double seconds, b
     t->pace = t->pace > 0 ? 0.95 * t->pace + 0.05 * seconds : seconds;
     s->tokens_per_second = t->pace > 0 ? (double)step_tokens(t) / t->pace : 0;
     s->seconds_left = (double)(s->n_steps - s->step) * t->pace;
-    if ((status = validate(t, s, err)))
+    if ((status = validate(t, s, err)) || (status = write_sample(t, s, err)))
         return status;
-    if ((s->validated || is_due(t, t->recipe.log_interval) || p->step == 1) &&
+    if ((s->validated || s->sample || is_due(t, t->recipe.log_interval) || p->step == 1) &&
         (status = log_step(t, s, err)))
         return status;
     bool due = is_due(t, t->recipe.save_interval);

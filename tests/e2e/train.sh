@@ -21,7 +21,8 @@ tokenizer=$root/tests/golden/tokenizers/bpe/tokenizer.json
 "$program" data build -m "$tokenizer" -o text.bin --valid 0.05 -q text.txt
 cat >recipe.json <<END
 {"layers": 1, "dim": 64, "ffn_dim": 96, "heads": 2, "tokens": 64, "rows": 8, "data": "text.bin",
- "tokenizer": "$tokenizer", "steps": 300, "rate": 0.01, "save_interval": 10, "eval_interval": 100, "eval_rows": 8}
+ "tokenizer": "$tokenizer", "steps": 300, "rate": 0.01, "save_interval": 10, "eval_interval": 100, "eval_rows": 8,
+ "prompt": "The queen sold", "sample_tokens": 16, "temperature": 0}
 END
 
 # The whole run, and its figures.
@@ -33,6 +34,8 @@ lines = [json.loads(line) for line in open(sys.argv[2])]
 assert report["steps"] == 300 and report["tokens"] == 300 * 512, report
 assert lines[-1]["step"] == 300 and lines[0]["step"] == 1, lines
 assert lines[-1]["loss"] < lines[0]["loss"] - 2, (lines[0], lines[-1])
+assert [line["step"] for line in lines if "sample" in line] == [100, 200, 300], lines
+assert all(line["sample"].startswith("The queen sold") for line in lines if "sample" in line), lines
 assert lines[-1]["validation"] < 2.5 and abs(report["deployed"] - report["validation"]) < 0.05, report
 END
 [[ $(echo whole/*) == "whole/best.safetensors whole/run.jsonl whole/step-00000290.safetensors whole/step-00000300.safetensors" ]] ||
@@ -52,6 +55,23 @@ done
 ((kills >= 3)) || fail "killed only $kills times"
 for run in whole killed; do "$program" train --export "$run-hf" -o "$run" -q; done
 cmp whole-hf/model.safetensors killed-hf/model.safetensors || fail "killed $kills times, other weights"
+grep -o '"sample":.*' whole/run.jsonl >whole.samples
+grep -o '"sample":.*' killed/run.jsonl | cmp - whole.samples || fail "killed $kills times, other samples"
+
+# Samples are only looked at: the same weights without them, and the exported model writes them too.
+"$program" train recipe.json -o silent --set sample_tokens=0 -t 2 2>silent.log
+"$program" train --export silent-hf -o silent -q
+cmp whole-hf/model.safetensors silent-hf/model.safetensors || fail "samples change the weights"
+if grep -q sample silent.log silent/run.jsonl; then fail "samples that nobody asked for"; fi
+"$program" train --export masters.gguf --masters -o whole -q
+"$program" run -m masters.gguf -p 'The queen sold' -n 16 --temp 0 -q >masters.txt
+python3 - whole/run.jsonl masters.txt <<'END' || fail "the last sample is not what the exported model writes"
+import json, sys
+sample = json.loads(open(sys.argv[1]).readlines()[-1])["sample"]
+text = open(sys.argv[2]).read()
+print(repr(sample), repr(text), file=sys.stderr)
+assert text.strip() and sample.endswith(text.strip()), (sample, text)
+END
 if ls killed/*.part-* 2>/dev/null; then fail "left half-written files"; fi
 
 # What is exported runs, straight and by way of the directory.
