@@ -179,6 +179,14 @@ static void take_warning(void *user, const char *message) {
 
 /* ---- the end ---- */
 
+static const char *const FLIP_KEYS[] = {"flips_start", "flips_middle", "flips_end"};
+
+/* Figures that there may be none of. */
+static void add_real(json_t *object, const char *key, double value) {
+    if (isfinite(value))
+        json_object_set_new(object, key, json_real(value));
+}
+
 static int print_json(const char *output, const bl_train_report *r) {
     json_t *object = json_pack(
         "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s}", "output", output, "steps",
@@ -188,15 +196,37 @@ static int print_json(const char *output, const bl_train_report *r) {
         isfinite(r->smoothed) ? r->smoothed : 0.0, "seconds", r->seconds, "compute", r->compute);
     if (!object)
         return fail_with("train", "the output's name is not UTF-8, or memory is short");
-    if (isfinite(r->validation)) {
-        json_object_set_new(object, "validation", json_real(r->validation));
-        json_object_set_new(object, "best", json_real(r->best));
-        json_object_set_new(object, "deployed", json_real(r->deployed));
-    }
+    json_t *sizes = json_object();
+    add_real(object, "tokens_per_second", r->seconds > 0 ? (double)r->tokens / r->seconds : NAN);
+    add_real(object, "validation", r->validation);
+    add_real(object, "best", r->best);
+    add_real(object, "deployed", r->deployed);
+    add_real(object, "perplexity", exp(r->deployed));
+    add_real(object, "bits_per_byte", r->bits_per_byte);
+    for (size_t i = 0; i < 3 && r->n_quantized; i++)
+        add_real(object, FLIP_KEYS[i], r->flips[i]);
+    for (size_t i = 0; i < r->n_sizes; i++)
+        json_object_set_new(sizes, r->sizes[i].layout, json_integer((json_int_t)r->sizes[i].bytes));
+    json_object_set_new(object, "bytes_by_layout", sizes);
     json_dumpf(object, stdout, JSON_INDENT(2));
     putchar('\n');
     json_decref(object);
     return EXIT_SUCCESS;
+}
+
+/* How much still moves is the sign of health of quantized weights: it should fall with the rate. */
+static void print_flips(const bl_train_report *r) {
+    if (r->n_quantized && isfinite(r->flips[0]))
+        note("flips            %.3f %% of the quantized weights a step at the start, %.3f %% "
+             "midway, "
+             "%.3f %% at the end",
+             100 * r->flips[0], 100 * r->flips[1], 100 * r->flips[2]);
+}
+
+static void print_sizes(const bl_train_report *r) {
+    for (size_t i = 0; i < r->n_sizes; i++)
+        note("%-16s %s as %s", i ? "" : "on disk", format_bytes((double)r->sizes[i].bytes),
+             r->sizes[i].layout);
 }
 
 static void print_report(const char *output, const bl_train_report *r) {
@@ -213,6 +243,12 @@ static void print_report(const char *output, const bl_train_report *r) {
     if (isfinite(r->validation))
         note("validation       %.4f, at best %.4f; as exported %.4f", r->validation, r->best,
              r->deployed);
+    if (isfinite(r->deployed))
+        note("perplexity       %.2f a token", exp(r->deployed));
+    if (isfinite(r->bits_per_byte))
+        note("bits per byte    %.4f", r->bits_per_byte);
+    print_flips(r);
+    print_sizes(r);
 }
 
 static int train(const train_settings *s, const char *recipe) {

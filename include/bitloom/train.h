@@ -48,6 +48,12 @@ typedef struct bl_train_params {
     void *user;
 } bl_train_params;
 
+enum { BL_TRAIN_MAX_SIZES = 8 };
+typedef struct bl_train_size {
+    const char *layout; /* of the linear weights; "f32": masters */
+    uint64_t bytes;     /* of all weights of an export; the tokenizer comes on top */
+} bl_train_size;
+
 typedef struct bl_train_report {
     uint64_t n_steps, tokens;
     uint64_t n_params, n_quantized; /* weights, and those of them in quantized linears */
@@ -56,8 +62,12 @@ typedef struct bl_train_report {
     double smoothed;
     double validation, best; /* NaN without held-out data */
     double deployed;         /* validation loss of what is exported: in float32, rounded */
-    double seconds;          /* of all parts of the run together */
-    char compute[64];        /* what float products were computed in: "bf16 avx512bf16" */
+    double bits_per_byte;    /* of text, by that loss; NaN when the text's size is not known */
+    double flips[3];         /* mean over the run's first, middle and last tenth; NaN: not logged */
+    bl_train_size sizes[BL_TRAIN_MAX_SIZES]; /* [n_sizes] */
+    size_t n_sizes;
+    double seconds;   /* of all parts of the run together */
+    char compute[64]; /* what float products were computed in: "bf16 avx512bf16" */
 } bl_train_report;
 
 /* Trains to the recipe's last step. A step whose loss is not finite or far above the ones before

@@ -180,6 +180,13 @@ bl_status bl__run_open_metrics(bl__run_directory *run, uint64_t step, bl_error *
     return run->metrics >= 0 ? BL_OK : fail_io(err, "open", path);
 }
 
+bl_status bl__run_read_metrics(const bl__run_directory *run, char **text, size_t *len,
+                               bl_error *err) {
+    char path[BL_RUN_MAX_PATH];
+    join(run->path, METRICS, path);
+    return bl__file_read(path, MAX_METRICS, text, len, err);
+}
+
 bl_status bl__run_add_metrics(const bl__run_directory *run, const char *line, size_t len,
                               bl_error *err) {
     while (len) {

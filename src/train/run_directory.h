@@ -33,6 +33,9 @@ bl_status bl__run_prune(const bl__run_directory *run, size_t keep, bl_error *err
 /* Opens run.jsonl to add lines; those of steps after `step`, which will come again, and one that a
  * crash cut short are dropped. */
 bl_status bl__run_open_metrics(bl__run_directory *run, uint64_t step, bl_error *err);
+/* The lines that are there so far. Release with bl__free(). BL_ERR_IO, BL_ERR_MEMORY. */
+bl_status bl__run_read_metrics(const bl__run_directory *run, char **text, size_t *len,
+                               bl_error *err);
 /* Adds line[len], which ends in a newline, in one write. */
 bl_status bl__run_add_metrics(const bl__run_directory *run, const char *line, size_t len,
                               bl_error *err);

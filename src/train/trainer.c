@@ -16,6 +16,7 @@
 #include "bitloom/system.h"
 #include "formats/json.h"
 #include "train/data.h"
+#include "train/report.h"
 #include "train/run_directory.h"
 #include "train/sample.h"
 
@@ -253,13 +254,17 @@ void bl__trainer_close(bl__trainer *t) {
 
 /* ---- validation ---- */
 
+/* Held-out windows that are measured. */
+static size_t n_measured(const bl__trainer *t) {
+    size_t n = t->windows.n_valid_windows, most = (size_t)t->recipe.eval_rows;
+    return most ? bl__min_size(n, most) : n;
+}
+
 /* Weighs each batch by the targets that count in it. */
 static bl_status measure(bl__trainer *t, bl__network *net, size_t batch, double *out,
                          bl_error *err) {
-    size_t n = t->windows.n_valid_windows, most = (size_t)t->recipe.eval_rows;
-    size_t total = 0, row = n_tokens(t);
+    size_t n = n_measured(t), total = 0, row = n_tokens(t);
     double loss = 0;
-    n = most ? bl__min_size(n, most) : n;
     for (size_t first = 0; first < n; first += batch) {
         size_t rows = bl__min_size(batch, n - first), counted = 0;
         bl_status status =
@@ -505,6 +510,24 @@ bl_status bl__trainer_run(bl__trainer *t, bl_error *err) {
 
 /* ---- the whole ---- */
 
+/* What deployed and the metrics say beyond themselves. */
+static bl_status fill_figures(bl__trainer *t, bl_train_report *r, bl_error *err) {
+    double bytes = 0;
+    size_t n_targets, len;
+    char *metrics = NULL;
+    bl_status status = bl__report_text_bytes(&t->windows, t->tokenizer, n_measured(t), t->inputs,
+                                             t->targets, &bytes, &n_targets, err);
+    if (!status)
+        status = bl__run_read_metrics(&t->directory, &metrics, &len, err);
+    if (status)
+        return status;
+    r->bits_per_byte = bytes > 0 ? r->deployed / log(2.0) * (double)n_targets / bytes : NAN;
+    bl__report_flips(metrics, len, r->n_steps, r->flips);
+    bl__report_sizes(t->list, t->n_params, (bl__weight_mode)t->recipe.weights, r);
+    bl__free(metrics);
+    return BL_OK;
+}
+
 static bl_status fill_report(bl__trainer *t, bl_train_report *out, bl_error *err) {
     const bl__progress *p = &t->progress;
     bl_train_report r = {.n_steps = p->step,
@@ -524,7 +547,7 @@ static bl_status fill_report(bl__trainer *t, bl_train_report *out, bl_error *err
     r.memory_bytes += r.n_params * 2 * sizeof(float);
     snprintf(r.compute, sizeof r.compute, "%s", bl__network_compute(t->net));
     bl_status status = bl__trainer_deployed(t, &r.deployed, err);
-    if (!status)
+    if (!status && !(status = fill_figures(t, &r, err)))
         *out = r;
     return status;
 }
