@@ -18,11 +18,11 @@
 #include "commands.h"
 #include "terminal.h"
 
-enum { N_OWN_SETTINGS = 11, MAX_SETTINGS = N_OWN_SETTINGS + OPTION_LIST_MAX, MAX_TEXT = 1 << 16 };
+enum { N_OWN_SETTINGS = 12, MAX_SETTINGS = N_OWN_SETTINGS + OPTION_LIST_MAX, MAX_TEXT = 1 << 16 };
 
 typedef struct train_settings {
     const char *output, *export_to, *data, *tokenizer, *preset, *recipe, *weights;
-    int64_t steps, rows, tokens, accumulate, seed, threads;
+    int64_t steps, rows, tokens, accumulate, groups, seed, threads;
     double rate;
     option_list set;
     bool resume, masters, json, quiet;
@@ -53,6 +53,8 @@ static const option RECIPE_OPTIONS[] = {
      "published schedule; one of:"},
     {0, "weights", NULL, OPTION_CHOICE, "KIND", TRAIN(weights), 0, 0, "ternary binary float",
      "what linear weights are quantized to; one of:"},
+    {0, "groups", NULL, OPTION_INTEGER, "N", TRAIN(groups), 1, 1 << 16, NULL,
+     "groups of each linear with statistics and sub-norms of their own (default 1)"},
     {0, "steps", NULL, OPTION_INTEGER, "N", TRAIN(steps), 1, 1e12, NULL, "updates of the run"},
     {0, "rows", NULL, OPTION_INTEGER, "N", TRAIN(rows), 1, 1 << 20, NULL, "rows of a batch"},
     {0, "tokens", NULL, OPTION_INTEGER, "N", TRAIN(tokens), 1, 1 << 24, NULL, "tokens of a row"},
@@ -109,6 +111,7 @@ static bool make_settings(const train_settings *s, setting_list *list) {
     add_text(list, "preset", s->preset);
     add_text(list, "recipe", s->recipe);
     add_text(list, "weights", s->weights);
+    add_whole(list, "groups", s->groups);
     add_whole(list, "steps", s->steps);
     add_whole(list, "rows", s->rows);
     add_whole(list, "tokens", s->tokens);
@@ -347,8 +350,13 @@ static int export_model(const train_settings *s) {
 }
 
 static int run(int argc, char **argv) {
-    train_settings s = {
-        .steps = -1, .rows = -1, .tokens = -1, .accumulate = -1, .seed = -1, .rate = -1};
+    train_settings s = {.steps = -1,
+                        .rows = -1,
+                        .tokens = -1,
+                        .accumulate = -1,
+                        .groups = -1,
+                        .seed = -1,
+                        .rate = -1};
     const char *recipe = NULL;
     switch (options_parse(&TRAIN_COMMAND, argc, argv, &s, &recipe)) {
     case PARSE_HELP:

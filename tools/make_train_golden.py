@@ -3,8 +3,11 @@
 ternary and binary weights, for tests/golden/test_train_tiny.c. Needs torch and safetensors.
 
     python3 tools/make_train_golden.py tests/golden/train_tiny.safetensors
+    python3 tools/make_train_golden.py tests/golden/train_groups.safetensors 2
 
-Straight-through gradients, int8 activations per token, sub-norms, gated ReLU^2 or SiLU, RoPE halves,
+The second argument is the number of groups (arXiv 2310.11453, "Model parallelism with Group
+Quantization and Normalization"): of rows of q, k, v, gate, up, and of columns of o, down with their
+inputs. Straight-through gradients, int8 activations per token, sub-norms, gated ReLU^2 or SiLU, RoPE halves,
 grouped queries, tied head; AdamW on mean cross-entropy with clipping. Seeds are tried until no value
 that is rounded comes near a boundary in any step, so that another order of summation cannot flip it.
 """
@@ -14,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-DIM, FFN, LAYERS, HEADS, KV, VOCAB, CONTEXT = 8, 12, 2, 2, 1, 16, 8
+GROUPS = int(sys.argv[2]) if len(sys.argv) > 2 else 1
+DIM, FFN, LAYERS, HEADS, KV, VOCAB, CONTEXT = 8, 12, 2, 2, GROUPS, 16, 8
 HEAD, ROWS, STEPS, MARGIN = DIM // HEADS, 2, 4, 1.5e-4
 margin = 1.0
 
@@ -52,8 +56,23 @@ def linear(x, w, mode):
     return F.linear(quantize_activations(x), quantize_weights(w, mode))
 
 
+def by_rows(x, w, mode):
+    """A linear whose outputs are in groups."""
+    return torch.cat([linear(x, part, mode) for part in w.chunk(GROUPS)], -1)
+
+
+def by_columns(x, w, mode):
+    """One whose inputs are."""
+    parts = zip(x.chunk(GROUPS, -1), w.chunk(GROUPS, 1))
+    return sum(linear(*part, mode) for part in parts)
+
+
 def norm(x, w):
     return F.rms_norm(x, (x.shape[-1],), w, 1e-5)
+
+
+def norm_groups(x, w):
+    return torch.cat([norm(*part) for part in zip(x.chunk(GROUPS, -1), w.chunk(GROUPS))], -1)
 
 
 def rope(x):
@@ -73,17 +92,17 @@ def forward(p, ids, mode, silu):
             return p[f"model.layers.{i}.{name}.weight"]
 
         def heads(name, n):
-            return linear(z, w(f"self_attn.{name}_proj"), mode).view(b, t, n, HEAD).transpose(1, 2)
+            return by_rows(z, w(f"self_attn.{name}_proj"), mode).view(b, t, n, HEAD).transpose(1, 2)
 
         z = norm(x, w("input_layernorm"))
         q, k, v = rope(heads("q", HEADS)), rope(heads("k", KV)), heads("v", KV)
         k, v = k.repeat_interleave(HEADS // KV, 1), v.repeat_interleave(HEADS // KV, 1)
         a = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, t, -1)
-        x = x + linear(norm(a, w("self_attn.attn_sub_norm")), w("self_attn.o_proj"), mode)
+        x = x + by_columns(norm_groups(a, w("self_attn.attn_sub_norm")), w("self_attn.o_proj"), mode)
         z = norm(x, w("post_attention_layernorm"))
-        gate, up = linear(z, w("mlp.gate_proj"), mode), linear(z, w("mlp.up_proj"), mode)
+        gate, up = by_rows(z, w("mlp.gate_proj"), mode), by_rows(z, w("mlp.up_proj"), mode)
         g = (F.silu(gate) if silu else F.relu(gate).square()) * up
-        x = x + linear(norm(g, w("mlp.ffn_sub_norm")), w("mlp.down_proj"), mode)
+        x = x + by_columns(norm_groups(g, w("mlp.ffn_sub_norm")), w("mlp.down_proj"), mode)
     return F.linear(norm(x, p["model.norm.weight"]), p["model.embed_tokens.weight"])
 
 

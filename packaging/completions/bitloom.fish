@@ -73,6 +73,7 @@ complete -c bitloom -n '__fish_seen_subcommand_from train' -l tokenizer -r -F -d
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l preset -x -a 'tiny-1m small-3m 5m 15m 25m 125m 350m 700m 760m 1.3b 2.7b 3b 3.9b' -d 'size'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l recipe -x -a 'b1.58 bitnet' -d 'published schedule'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l weights -x -a 'ternary binary float' -d 'kind of linear weights'
+complete -c bitloom -n '__fish_seen_subcommand_from train' -l groups -x -d 'groups of each linear'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l steps -x -d 'updates of the run'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l rows -x -d 'rows of a batch'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l tokens -x -d 'tokens of a row'

@@ -21,18 +21,32 @@ typedef struct block {
     size_t index, t, n;
 } block;
 
+/* The columns first ... first + n - 1 that the norm of an input takes alone, and its factor for
+ * each token of the block. */
+typedef struct norm_group {
+    size_t first, n;
+    float *rstd;
+} norm_group;
+
+static norm_group norm_group_of(const block *b, const input *in, size_t index) {
+    size_t n = in->cols / in->norm_groups;
+    return (norm_group){index * n, n, in->rstd + index * b->net->slice_tokens + b->t};
+}
+
 /* out[n][cols] = norm of x[n][cols], by the operations of bl__rms_norm(); or x itself where there
  * is no norm. */
 static const float *normalize(const block *b, input *in, const float *x, float *out) {
     if (in->norm->rows == 0)
         return x;
-    for (size_t i = 0; i < b->n; i++) {
-        const float *row = x + i * in->cols;
-        float squares;
-        b->net->kernels->dot_rows(row, in->cols, 1, in->cols, row, in->cols, 1, &squares, 1);
-        float rstd = 1.0f / sqrtf(squares / (float)in->cols + b->net->config.norm_eps);
-        in->rstd[b->t + i] = rstd;
-        b->net->loops->norm_apply(row, in->norm->value, rstd, in->cols, out + i * in->cols);
+    for (size_t index = 0; index < in->norm_groups; index++) {
+        norm_group g = norm_group_of(b, in, index);
+        for (size_t i = 0; i < b->n; i++) {
+            size_t at = i * in->cols + g.first;
+            float squares;
+            b->net->kernels->dot_rows(x + at, g.n, 1, g.n, x + at, g.n, 1, &squares, 1);
+            g.rstd[i] = 1.0f / sqrtf(squares / (float)g.n + b->net->config.norm_eps);
+            b->net->loops->norm_apply(x + at, in->norm->value + g.first, g.rstd[i], g.n, out + at);
+        }
     }
     return out;
 }
@@ -44,10 +58,14 @@ static void normalize_backward(const block *b, size_t which, const float *dy, co
     const input *in = &b->l->inputs[which];
     float *partial = b->net->partial[which] + b->index * in->cols;
     memset(partial, 0, in->cols * sizeof *partial);
-    for (size_t i = 0; i < b->n; i++)
-        b->net->loops->norm_backward(dy + i * in->cols, x + i * in->cols, in->norm->value,
-                                     in->rstd[b->t + i], in->cols, accumulate, dx + i * in->cols,
-                                     partial);
+    for (size_t index = 0; index < in->norm_groups; index++) {
+        norm_group g = norm_group_of(b, in, index);
+        for (size_t i = 0; i < b->n; i++) {
+            size_t at = i * in->cols + g.first;
+            b->net->loops->norm_backward(dy + at, x + at, in->norm->value + g.first, g.rstd[i], g.n,
+                                         accumulate, dx + at, partial + g.first);
+        }
+    }
 }
 
 static void rotate(const block *b, float *x, size_t n_heads, float sign) {

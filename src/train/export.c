@@ -205,7 +205,7 @@ static bl_status write_packed(const export *e, bl__outfile *file, const bl__para
             to[i] |= (uint8_t)((1 + (row[i] > 0) - (row[i] < 0)) << (2 * (r / quarter)));
     }
     if (!status && !(status = bl__outfile_write(file, bytes, n, e->err)))
-        status = bl__outfile_write(file, &l->gamma, sizeof l->gamma, e->err);
+        status = bl__outfile_write(file, &l->groups[0].gamma, sizeof(float), e->err);
     bl__free(bytes);
     bl__free(row);
     return status;
@@ -333,6 +333,12 @@ bl_status bl_train_export(const char *run, const char *directory, bool masters, 
                           "%s: masters of a binary model: no configuration says that weights "
                           "become binary on loading; export them packed",
                           run);
+    if (!status && e.recipe.groups > 1)
+        status =
+            bl__fail(err, BL_ERR_UNSUPPORTED,
+                     "%s: linears in %lld groups, which no Hugging Face configuration can say; "
+                     "export to a GGUF file",
+                     run, (long long)e.recipe.groups);
     if (!status && mkdir(directory, 0777) != 0 && errno != EEXIST)
         status = bl__fail(err, BL_ERR_IO, "%s: cannot make the directory: %s", directory,
                           strerror(errno));

@@ -22,30 +22,45 @@ enum {
     PARTS_PER_THREAD = 4 /* leaves threads that are free something to take */
 };
 
-/* One linear of one layer, as the weights of the step have it. */
+/* What the weights of one group of a quantized linear have in common. */
+typedef struct weight_group {
+    float gamma;   /* value = gamma * code */
+    float inverse; /* 1 / max(mean |W|, 1e-5), ternary */
+    float centre;  /* mean W, binary */
+} weight_group;
+
+/* One linear of one layer, as the weights of the step have it. Quantized weights are in groups with
+ * statistics of their own, by rows (q, k, v, gate, up: a group makes some of the outputs) or by
+ * columns (o, down: a group multiplies its part of the input, and the groups' outputs are added in
+ * their order). Column groups are matrices of their own. */
 typedef struct linear {
     bl__param *param;
     size_t rows, cols;
-    float gamma;    /* value = gamma * code; 1 for floats */
-    float inverse;  /* 1 / max(mean |W|, 1e-5), ternary */
-    float centre;   /* mean W, binary */
-    uint8_t *tiles; /* T2 codes, for forward products; NULL for floats */
+    size_t row_groups, col_groups; /* at least one of them is 1 */
+    size_t group_cols;             /* cols / col_groups */
+    weight_group *groups;          /* [row_groups * col_groups] */
+    uint8_t *tiles; /* T2 codes of each column group [rows][group_cols], for forward products; NULL
+                       for floats */
     void *forward;  /* panels of W^T [cols][rows]; NULL unless floats */
-    void *backward; /* panels of W [rows][cols]: codes, or floats */
+    void *backward; /* panels of W [rows][group_cols] of each column group: codes, or floats */
     void *exact;    /* as forward, float32 whatever the precision */
     size_t forward_panel, backward_panel, exact_panel; /* bytes */
+    size_t group_tiles, group_backward;                /* bytes of one column group */
 } linear;
 
 /* The seven linears, and the four inputs that they have. */
 enum { LINEAR_Q, LINEAR_K, LINEAR_V, LINEAR_O, LINEAR_GATE, LINEAR_UP, LINEAR_DOWN, N_LINEARS };
 enum { INPUT_ATTN, INPUT_O, INPUT_FFN, INPUT_DOWN, N_INPUTS };
 
-/* A linear's input as its weight gradient needs it. */
+/* A linear's input as its weight gradient needs it. That of o and down is in groups of columns,
+ * each normalized and, where weights are quantized, quantized alone. */
 typedef struct input {
     size_t cols;
-    void *panels; /* panels of X [n_tokens][cols]: int8 values, or floats */
-    float *steps; /* float[n_tokens]: x = step * value; NULL for floats */
-    float *rstd;  /* float[n_tokens]: of the norm before it */
+    size_t norm_groups; /* that are normalized alone */
+    size_t groups;      /* that have steps of their own */
+    void *panels; /* panels of X [n_tokens][cols / groups] of each group: int8 values, or floats */
+    float *steps; /* float[groups][slice_tokens]: x = step * value; NULL for floats */
+    float *rstd;  /* float[norm_groups][slice_tokens]: of the norm before it */
     const bl__param *norm;
 } input;
 
@@ -63,7 +78,8 @@ typedef struct layer {
 typedef struct scratch {
     float *a, *b, *c, *d;  /* float[BLOCK_TOKENS][max_cols] */
     void *rows;            /* unit[BLOCK_TOKENS][max_cols / group] */
-    bl__q8 q8;             /* BLOCK_TOKENS tokens */
+    bl__q8 q8;             /* BLOCK_TOKENS tokens; of several groups one after the other */
+    float *row;            /* float[max_cols]; NULL without groups */
     float *scores, *grads; /* float[BLOCK_TOKENS][score_stride] */
     void *score_rows, *score_panels;
     void *keys_t, *keys, *values_t, *values; /* panels of one KV head */
@@ -97,7 +113,7 @@ struct bl__network {
     float *gradient; /* float[n_tokens][dim]: of the residual stream */
     float *dq, *dk, *dv, *dattended;
     float *output_dots;       /* float[n_tokens][n_heads]: attention's output times its gradient */
-    void *outputs[N_LINEARS]; /* panels of dY [n_tokens][rows], times steps */
+    void *outputs[N_LINEARS]; /* panels of dY [n_tokens][rows], times the steps of each group */
     float *partial[N_INPUTS]; /* float[n_blocks][cols]: gradients of the norms' weights */
 
     /* the head, a chunk of tokens at a time */
@@ -163,6 +179,10 @@ static inline void *at_token(const bl__network *net, void *panels, size_t t) {
 static inline size_t first_seen(const slice *s, size_t t) {
     return s->firsts ? (size_t)s->firsts[t] : 0;
 }
+/* Bytes of panels over the tokens of a slice, of n columns. */
+static inline size_t token_panels(const bl__network *net, size_t n) {
+    return ceil_div(n, net->gemm->panel) * token_panel(net);
+}
 bl__param *bl__layer_param(const bl__network *net, size_t index, size_t which);
 
 /* Runs fn for parts of n items, each part with scratch of its own; the time counts for `phase`. */
@@ -180,14 +200,16 @@ void bl__multiply_rows(const bl__gemm *gemm, const void *rows, size_t row_bytes,
                        const void *panels, size_t panel_stride, size_t k, size_t n, float *c,
                        size_t ldc, bool accumulate);
 /* c[m][cols] += dY^T X for some panels of rows of dY, at best GROUP_PANELS; both in panels over
- * n_tokens tokens. */
+ * n_tokens tokens. Rows of c are ldc apart. */
 void bl__multiply_panels(const bl__gemm *gemm, const void *out, size_t out_stride, const void *in,
-                         size_t in_stride, size_t n_tokens, float *c, size_t m, size_t cols);
+                         size_t in_stride, size_t n_tokens, float *c, size_t ldc, size_t m,
+                         size_t cols);
 /* Takes x[n_tokens][cols] as the input of linears: quantized in scratch->q8, or packed in
  * scratch->rows; with `keep` also packed at token t of input. */
 void bl__input_take(const slice *s, scratch *w, input *in, const float *x, size_t t,
                     size_t n_tokens, bool keep);
-/* y[n_tokens][rows] = x W^T of what was taken last. */
+/* y[n_tokens][rows] = x W^T of what was taken last; scratch->c is used where columns are in groups.
+ */
 void bl__linear_forward(const slice *s, const scratch *w, const linear *l, size_t n_tokens,
                         float *y);
 /* dx[n_tokens][cols] = or += dy W; packs dy at token t of net->outputs[which] too. */

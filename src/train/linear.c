@@ -2,9 +2,10 @@
  * not know what stands between linears.
  *
  * With quantized weights W ~ gamma C and inputs X ~ s Q (s a number a token), the forward product
- * is the exact integer one of inference, Y = s gamma (Q C^T). Backward, straight through, dX  =
- * (gamma dY) C          dW += (s dY)^T Q so that in bfloat16 only dY is ever rounded: C and Q are
- * exact. */
+ * is the exact integer one of inference, Y = s gamma (Q C^T). Backward, straight through,
+ *     dX  = (gamma dY) C          dW += (s dY)^T Q
+ * so that in bfloat16 only dY is ever rounded: C and Q are exact. Where columns are in groups, each
+ * of them has products of its own: nothing passes between groups but sums of Y. */
 #include "train/graph.h"
 
 #include <math.h>
@@ -31,7 +32,8 @@ void bl__multiply_rows(const bl__gemm *gemm, const void *rows, size_t row_bytes,
 }
 
 void bl__multiply_panels(const bl__gemm *gemm, const void *out, size_t out_stride, const void *in,
-                         size_t in_stride, size_t n_tokens, float *c, size_t m, size_t cols) {
+                         size_t in_stride, size_t n_tokens, float *c, size_t ldc, size_t m,
+                         size_t cols) {
     size_t units = units_of(gemm, n_tokens), unit = gemm->panel * 4;
     for (size_t at = 0; at < units; at += UNIT_BLOCK / 2) {
         size_t n_units = bl__min_size(UNIT_BLOCK / 2, units - at);
@@ -39,7 +41,7 @@ void bl__multiply_panels(const bl__gemm *gemm, const void *out, size_t out_strid
         for (size_t i = 0; i < m; i += gemm->panel, a += out_stride) {
             const char *b = (const char *)in + at * unit;
             for (size_t j = 0; j < cols; j += gemm->panel, b += in_stride)
-                gemm->multiply(a, 4, unit, b, n_units, c + i * cols + j, cols,
+                gemm->multiply(a, 4, unit, b, n_units, c + i * ldc + j, ldc,
                                bl__min_size(gemm->panel, m - i),
                                bl__min_size(gemm->panel, cols - j), true);
         }
@@ -52,20 +54,37 @@ static linear *nth_linear(const bl__network *net, size_t i) {
     return &net->layers[i / N_LINEARS].linears[i % N_LINEARS];
 }
 
-static void measure_linear(const bl__network *net, linear *l) {
-    size_t n = l->rows * l->cols;
+/* A group of rows lies in one run of weights, one of columns in a run of every row. */
+static void measure_group(const bl__network *net, linear *l, size_t index) {
+    size_t n_runs = l->col_groups > 1 ? l->rows : 1;
+    size_t run = l->col_groups > 1 ? l->group_cols : l->rows / l->row_groups * l->cols;
+    const float *from = l->param->value + index * run;
+    weight_group *group = &l->groups[index];
+    double size = 0, sum = 0, n = (double)(n_runs * run);
     bl__absmean mean = {0};
-    bl__absmean_add(&mean, l->param->value, n);
+    for (size_t i = 0; i < n_runs; i++)
+        bl__absmean_add(&mean, from + i * l->cols, run);
     if (net->config.weights == BL_WEIGHTS_TERNARY) {
-        l->inverse = bl__absmean_inverse(&mean);
-        l->gamma = 1.0f / l->inverse;
+        group->inverse = bl__absmean_inverse(&mean);
+        group->gamma = 1.0f / group->inverse;
         return;
     }
-    double size = 0;
     for (size_t lane = 0; lane < 8; lane++)
         size += mean.lanes[lane];
-    l->gamma = (float)(size / (double)n);
-    l->centre = (float)(net->loops->sum(l->param->value, n) / (double)n);
+    for (size_t i = 0; i < n_runs; i++)
+        sum += net->loops->sum(from + i * l->cols, run);
+    group->gamma = (float)(size / n);
+    group->centre = (float)(sum / n);
+}
+
+static void measure_linear(const bl__network *net, linear *l) {
+    for (size_t i = 0; i < l->row_groups * l->col_groups; i++)
+        measure_group(net, l, i);
+}
+
+/* The group of weights in a row and column group. */
+static const weight_group *group_at(const linear *l, size_t row, size_t col_group) {
+    return &l->groups[l->row_groups > 1 ? row / (l->rows / l->row_groups) : col_group];
 }
 
 static void measure_part(void *context, size_t part, size_t n_parts) {
@@ -75,26 +94,29 @@ static void measure_part(void *context, size_t part, size_t n_parts) {
         measure_linear(net, nth_linear(net, i));
 }
 
-/* Rows first ... first + n - 1 of quantized weights: codes to tiles and panels. Returns how many
- * codes changed. */
-static size_t pack_codes(const bl__network *net, scratch *w, const linear *l, size_t first,
-                         size_t n) {
-    size_t stride = w->q8.stride, changed = 0;
+/* Rows first ... first + n - 1 of a column group of quantized weights: codes to tiles and panels.
+ * Returns how many codes changed. */
+static size_t pack_codes(const bl__network *net, scratch *w, const linear *l, size_t col_group,
+                         size_t first, size_t n) {
+    size_t stride = w->q8.stride, cols = l->group_cols, changed = 0;
+    uint8_t *tiles = l->tiles + col_group * l->group_tiles;
     for (size_t i = 0; i < n; i++) {
         size_t row = first + i;
-        uint8_t *tile = l->tiles + row / BL_T2_ROWS * bl__t2_stride(l->cols);
-        const float *from = l->param->value + row * l->cols;
+        const weight_group *group = group_at(l, row, col_group);
+        uint8_t *tile = tiles + row / BL_T2_ROWS * bl__t2_stride(cols);
+        const float *from = l->param->value + row * l->cols + col_group * cols;
         int8_t *codes = w->q8.q + i * stride;
-        memset(codes + l->cols, 0, bl__t2_blocks(l->cols) * BL_T2_COLS - l->cols);
+        memset(codes + cols, 0, bl__t2_blocks(cols) * BL_T2_COLS - cols);
         if (net->config.weights == BL_WEIGHTS_TERNARY)
-            net->loops->ternary_codes(from, l->cols, l->inverse, codes);
+            net->loops->ternary_codes(from, cols, group->inverse, codes);
         else
-            net->loops->binary_codes(from, l->cols, l->centre, codes);
-        changed += net->loops->pack_t2(codes, l->cols, row % BL_T2_ROWS, tile + BL_T2_SCALE_BYTES);
-        memcpy(tile + row % BL_T2_ROWS * 4, &l->gamma, sizeof l->gamma);
+            net->loops->binary_codes(from, cols, group->centre, codes);
+        changed += net->loops->pack_t2(codes, cols, row % BL_T2_ROWS, tile + BL_T2_SCALE_BYTES);
+        memcpy(tile + row % BL_T2_ROWS * 4, &group->gamma, sizeof group->gamma);
     }
-    net->gemm->pack_panels_i8(w->q8.q, stride, n, l->cols,
-                              (char *)l->backward + first / net->gemm->group * net->gemm->panel * 4,
+    net->gemm->pack_panels_i8(w->q8.q, stride, n, cols,
+                              (char *)l->backward + col_group * l->group_backward +
+                                  first / net->gemm->group * net->gemm->panel * 4,
                               l->backward_panel);
     return changed;
 }
@@ -125,9 +147,9 @@ static void pack_part(void *context, size_t part, size_t n_parts) {
                 continue;
             size_t first = c * ROW_CHUNK, n = bl__min_size(ROW_CHUNK, l->rows - first);
             net->flips[base + c] = 0;
-            if (l->tiles)
-                net->flips[base + c] = pack_codes(net, &net->scratch[part], l, first, n);
-            else
+            for (size_t g = 0; l->tiles && g < l->col_groups; g++)
+                net->flips[base + c] += pack_codes(net, &net->scratch[part], l, g, first, n);
+            if (!l->tiles)
                 pack_floats(net, l, first, n);
         }
         base += n_chunks;
@@ -177,41 +199,68 @@ void bl__linears_prepare_exact(bl__network *net) {
 
 /* ---- products of a block ---- */
 
+/* Where the quantized tokens of a group of columns lie. */
+static bl__q8 group_q8(const scratch *w, size_t n_groups, size_t cols, size_t group) {
+    bl__q8 q8 = w->q8;
+    if (n_groups > 1)
+        q8.stride = bl__t2_blocks(cols) * BL_T2_COLS;
+    q8.q += group * BLOCK_TOKENS * q8.stride;
+    q8.step += group * BLOCK_TOKENS;
+    q8.sum += group * BLOCK_TOKENS;
+    return q8;
+}
+
+/* Quantizes a group of columns of x. */
+static void take_group(const slice *s, scratch *w, input *in, size_t group, const float *x,
+                       size_t t, size_t n_tokens, bool keep) {
+    const bl__network *net = s->net;
+    size_t cols = in->cols / in->groups;
+    bl__q8 q8 = group_q8(w, in->groups, cols, group);
+    for (size_t i = 0; i < n_tokens; i++) {
+        const float *row = x + i * in->cols + group * cols;
+        net->kernels->quantize_i8(row, cols, q8.q + i * q8.stride, q8.stride, &q8.step[i],
+                                  &q8.sum[i]);
+        /* the quantizer takes NaN for a number; a training run must see it */
+        float probe = in->norm->rows ? in->rstd[group * net->slice_tokens + t + i]
+                                     : net->loops->dot(row, row, cols);
+        if (!isfinite(probe))
+            q8.step[i] = NAN;
+    }
+    if (!keep)
+        return;
+    char *panels = (char *)in->panels + group * token_panels(net, cols);
+    net->gemm->pack_panels_i8(q8.q, q8.stride, n_tokens, cols, at_token(net, panels, t),
+                              token_panel(net));
+    memcpy(in->steps + group * net->slice_tokens + t, q8.step, n_tokens * sizeof *in->steps);
+}
+
 void bl__input_take(const slice *s, scratch *w, input *in, const float *x, size_t t,
                     size_t n_tokens, bool keep) {
     const bl__network *net = s->net;
-    const bl__gemm *gemm = net->gemm;
-    void *to = at_token(net, in->panels, t);
-    if (!is_quantized(net)) {
-        for (size_t i = 0; i < n_tokens; i++)
-            s->gemm->pack_row(x + i * in->cols, in->cols, 1.0f,
-                              (char *)w->rows + i * units_of(s->gemm, in->cols) * 4);
-        if (keep)
-            gemm->pack_panels(x, in->cols, n_tokens, in->cols, NULL, to, token_panel(net));
+    for (size_t g = 0; is_quantized(net) && g < in->groups; g++)
+        take_group(s, w, in, g, x, t, n_tokens, keep);
+    if (is_quantized(net))
         return;
-    }
-    for (size_t i = 0; i < n_tokens; i++) {
-        const float *row = x + i * in->cols;
-        net->kernels->quantize_i8(row, in->cols, w->q8.q + i * w->q8.stride, w->q8.stride,
-                                  &w->q8.step[i], &w->q8.sum[i]);
-        /* the quantizer takes NaN for a number; a training run must see it */
-        float probe = in->norm->rows ? in->rstd[t + i] : net->loops->dot(row, row, in->cols);
-        if (!isfinite(probe))
-            w->q8.step[i] = NAN;
-    }
-    if (keep) {
-        gemm->pack_panels_i8(w->q8.q, w->q8.stride, n_tokens, in->cols, to, token_panel(net));
-        memcpy(in->steps + t, w->q8.step, n_tokens * sizeof *in->steps);
-    }
+    for (size_t i = 0; i < n_tokens; i++)
+        s->gemm->pack_row(x + i * in->cols, in->cols, 1.0f,
+                          (char *)w->rows + i * units_of(s->gemm, in->cols) * 4);
+    if (keep)
+        net->gemm->pack_panels(x, in->cols, n_tokens, in->cols, NULL, at_token(net, in->panels, t),
+                               token_panel(net));
 }
 
 void bl__linear_forward(const slice *s, const scratch *w, const linear *l, size_t n_tokens,
                         float *y) {
     const bl__network *net = s->net;
-    if (l->tiles)
-        net->kernels->ternary_gemm(l->tiles, l->rows, l->cols, 0, bl__t2_tiles(l->rows), &w->q8,
-                                   n_tokens, y, l->rows);
-    else
+    for (size_t g = 0; l->tiles && g < l->col_groups; g++) {
+        bl__q8 q8 = group_q8(w, l->col_groups, l->group_cols, g);
+        float *out = g ? w->c : y;
+        net->kernels->ternary_gemm(l->tiles + g * l->group_tiles, l->rows, l->group_cols, 0,
+                                   bl__t2_tiles(l->rows), &q8, n_tokens, out, l->rows);
+        if (g)
+            net->loops->add(y, out, n_tokens * l->rows);
+    }
+    if (!l->tiles)
         bl__multiply_rows(s->gemm, w->rows, units_of(s->gemm, l->cols) * 4, n_tokens,
                           forward_panels(s, l), forward_panel_bytes(s, l), l->cols, l->rows, y,
                           l->rows, false);
@@ -223,6 +272,20 @@ static const unsigned char input_of[N_LINEARS] = {
     [LINEAR_O] = INPUT_O,      [LINEAR_GATE] = INPUT_FFN, [LINEAR_UP] = INPUT_FFN,
     [LINEAR_DOWN] = INPUT_DOWN};
 
+/* Packs gamma dy of one token. */
+static void pack_gradient(const bl__network *net, scratch *w, const linear *l, size_t col_group,
+                          const float *dy, void *out) {
+    if (l->row_groups == 1) {
+        net->gemm->pack_row(dy, l->rows, l->tiles ? l->groups[col_group].gamma : 1.0f, out);
+        return;
+    }
+    memcpy(w->row, dy, l->rows * sizeof *dy);
+    size_t n = l->rows / l->row_groups;
+    for (size_t g = 0; g < l->row_groups; g++)
+        net->loops->scale(w->row + g * n, n, l->groups[g].gamma);
+    net->gemm->pack_row(w->row, l->rows, 1.0f, out);
+}
+
 void bl__linear_backward(const slice *s, scratch *w, size_t which, const float *dy, size_t t,
                          size_t n_tokens, float *dx, bool accumulate) {
     const bl__network *net = s->net;
@@ -231,15 +294,37 @@ void bl__linear_backward(const slice *s, scratch *w, size_t which, const float *
     const linear *l = &here->linears[which];
     const float *steps = here->inputs[input_of[which]].steps;
     size_t row_bytes = units_of(gemm, l->rows) * 4;
-    gemm->pack_panels(dy, l->rows, n_tokens, l->rows, steps ? steps + t : NULL,
-                      at_token(net, net->outputs[which], t), token_panel(net));
-    for (size_t i = 0; i < n_tokens; i++)
-        gemm->pack_row(dy + i * l->rows, l->rows, l->gamma, (char *)w->rows + i * row_bytes);
-    bl__multiply_rows(gemm, w->rows, row_bytes, n_tokens, l->backward, l->backward_panel, l->rows,
-                      l->cols, dx, l->cols, accumulate);
+    for (size_t g = 0; g < l->col_groups; g++) {
+        char *out = (char *)net->outputs[which] + g * token_panels(net, l->rows);
+        gemm->pack_panels(dy, l->rows, n_tokens, l->rows,
+                          steps ? steps + g * net->slice_tokens + t : NULL, at_token(net, out, t),
+                          token_panel(net));
+        for (size_t i = 0; i < n_tokens; i++)
+            pack_gradient(net, w, l, g, dy + i * l->rows, (char *)w->rows + i * row_bytes);
+        bl__multiply_rows(gemm, w->rows, row_bytes, n_tokens,
+                          (char *)l->backward + g * l->group_backward, l->backward_panel, l->rows,
+                          l->group_cols, dx + g * l->group_cols, l->cols, accumulate);
+    }
 }
 
 /* ---- gradients of weights: a part takes panels of rows of dY ---- */
+
+/* n panels of rows from panel p on. */
+static void add_gradient(const slice *s, size_t which, size_t p, size_t n) {
+    const bl__network *net = s->net;
+    const layer *here = &net->layers[s->index];
+    const linear *l = &here->linears[which];
+    size_t first = p * net->gemm->panel, m = bl__min_size(n * net->gemm->panel, l->rows - first);
+    for (size_t g = 0; g < l->col_groups; g++) {
+        const char *out = (char *)net->outputs[which] + g * token_panels(net, l->rows);
+        const char *in =
+            (char *)here->inputs[input_of[which]].panels + g * token_panels(net, l->group_cols);
+        bl__multiply_panels(net->gemm, out + p * token_panel(net), token_panel(net), in,
+                            token_panel(net), s->n_tokens,
+                            l->param->grad + first * l->cols + g * l->group_cols, l->cols, m,
+                            l->group_cols);
+    }
+}
 
 static void gradient_part(void *context, size_t part, size_t n_parts) {
     const slice *s = context;
@@ -256,10 +341,7 @@ static void gradient_part(void *context, size_t part, size_t n_parts) {
         size_t last = end > base ? bl__min_size(end - base, n_panels) : 0;
         for (size_t n; p < last; p += n) {
             n = bl__min_size(GROUP_PANELS, last - p);
-            bl__multiply_panels(net->gemm, (char *)net->outputs[i] + p * token_panel(net),
-                                token_panel(net), here->inputs[input_of[i]].panels,
-                                token_panel(net), s->n_tokens, l->param->grad + p * panel * l->cols,
-                                bl__min_size(n * panel, l->rows - p * panel), l->cols);
+            add_gradient(s, i, p, n);
         }
         base += n_panels;
     }

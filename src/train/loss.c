@@ -119,7 +119,7 @@ static void head_gradient_part(void *context, size_t part, size_t n_parts) {
         here = bl__min_size(GROUP_PANELS, end - p);
         bl__multiply_panels(gemm, (char *)net->head_output + p * bytes, bytes, net->head_input,
                             bytes, s->chunk_end - s->chunk, net->params[0].grad + p * panel * dim,
-                            bl__min_size(here * panel, vocab - p * panel), dim);
+                            dim, bl__min_size(here * panel, vocab - p * panel), dim);
     }
 }
 

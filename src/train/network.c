@@ -49,9 +49,10 @@ static void *take_floats(bl__arena *arena, size_t rows, size_t cols) {
     return bl__arena_alloc(arena, n, sizeof(float));
 }
 
-/* Panels of [k][n]. */
-static void *take_panels(const bl__network *net, bl__arena *arena, size_t k, size_t n) {
-    return take_floats(arena, ceil_div(n, net->gemm->panel) * net->gemm->panel,
+/* Panels of `groups` matrices [k][n]. */
+static void *take_panels(const bl__network *net, bl__arena *arena, size_t groups, size_t k,
+                         size_t n) {
+    return take_floats(arena, groups * ceil_div(n, net->gemm->panel) * net->gemm->panel,
                        units_of(net->gemm, k));
 }
 
@@ -98,19 +99,26 @@ static void layout_params(bl__network *net, bl__arena *arena) {
 }
 
 static void layout_linear(bl__network *net, bl__arena *arena, linear *l, bl__param *param,
-                          bool quantized) {
+                          size_t row_groups, size_t col_groups, bool quantized) {
     const bl__gemm *exact = &net->loops->float32;
     l->param = param;
     l->rows = param->rows;
     l->cols = param->cols;
-    l->gamma = 1.0f;
+    l->row_groups = row_groups;
+    l->col_groups = col_groups;
+    l->group_cols = l->cols / col_groups;
     l->forward_panel = panel_bytes(net->gemm, l->cols);
     l->backward_panel = panel_bytes(net->gemm, l->rows);
-    l->backward = take_panels(net, arena, l->rows, l->cols);
-    if (quantized)
-        l->tiles = bl__arena_alloc(arena, bl__t2_tiles(l->rows), bl__t2_stride(l->cols));
-    else
-        l->forward = take_panels(net, arena, l->cols, l->rows);
+    l->group_backward = ceil_div(l->group_cols, net->gemm->panel) * l->backward_panel;
+    l->backward = take_panels(net, arena, col_groups, l->rows, l->group_cols);
+    if (quantized) {
+        l->groups = bl__arena_alloc(arena, row_groups * col_groups, sizeof *l->groups);
+        l->group_tiles = bl__t2_tiles(l->rows) * bl__t2_stride(l->group_cols);
+        l->tiles = bl__arena_alloc(arena, col_groups * bl__t2_tiles(l->rows),
+                                   bl__t2_stride(l->group_cols));
+    } else {
+        l->forward = take_panels(net, arena, 1, l->cols, l->rows);
+    }
     if (!quantized && net->gemm != exact) {
         l->exact_panel = panel_bytes(exact, l->cols);
         l->exact = take_floats(arena, ceil_div(l->rows, exact->panel) * exact->panel, l->cols);
@@ -124,16 +132,22 @@ static void layout_layer(bl__network *net, bl__arena *arena, size_t index) {
                                                   BL_PARAM_FFN_NORM, BL_PARAM_FFN_SUB_NORM};
     layer *l = &net->layers[index];
     size_t n = net->slice_tokens, dim = net->config.dim;
-    for (size_t i = 0; i < N_LINEARS; i++)
+    size_t groups = is_quantized(net) ? net->config.n_groups : 1;
+    for (size_t i = 0; i < N_LINEARS; i++) {
+        bool by_cols = i == LINEAR_O || i == LINEAR_DOWN;
         layout_linear(net, arena, &l->linears[i], bl__layer_param(net, index, weights[i]),
-                      is_quantized(net));
+                      by_cols ? 1 : groups, by_cols ? groups : 1, is_quantized(net));
+    }
     for (size_t i = 0; i < N_INPUTS; i++) {
         input *in = &l->inputs[i];
+        bool is_split = i == INPUT_O || i == INPUT_DOWN;
         in->norm = bl__layer_param(net, index, norms[i]);
         in->cols = in->norm->cols;
-        in->panels = take_panels(net, arena, n, in->cols);
-        in->rstd = take_floats(arena, n, 1);
-        in->steps = is_quantized(net) ? take_floats(arena, n, 1) : NULL;
+        in->norm_groups = is_split ? net->config.n_groups : 1;
+        in->groups = is_split ? groups : 1;
+        in->panels = take_panels(net, arena, in->groups, n, in->cols / in->groups);
+        in->rstd = take_floats(arena, in->norm_groups, n);
+        in->steps = is_quantized(net) ? take_floats(arena, in->groups, n) : NULL;
     }
     l->x = take_floats(arena, n, dim);
     l->h = take_floats(arena, n, dim);
@@ -154,15 +168,17 @@ static void *take_any_panels(const bl__network *net, bl__arena *arena, size_t k,
 
 static void layout_scratch(bl__network *net, bl__arena *arena, scratch *w) {
     size_t cols = net->max_cols, tokens = net->max_tokens, d = net->config.head_dim;
+    size_t groups = net->config.n_groups, padding = groups > 1 ? groups * BL_T2_COLS : 0;
     w->a = take_floats(arena, BLOCK_TOKENS, cols);
     w->b = take_floats(arena, BLOCK_TOKENS, cols);
     w->c = take_floats(arena, BLOCK_TOKENS, cols);
     w->d = take_floats(arena, BLOCK_TOKENS, cols);
     w->rows = take_floats(arena, BLOCK_TOKENS, cols);
     w->q8.stride = bl__t2_blocks(cols) * BL_T2_COLS;
-    w->q8.q = bl__arena_alloc(arena, BLOCK_TOKENS, w->q8.stride);
-    w->q8.step = take_floats(arena, BLOCK_TOKENS, 1);
-    w->q8.sum = bl__arena_alloc(arena, BLOCK_TOKENS, sizeof *w->q8.sum);
+    w->q8.q = bl__arena_alloc(arena, BLOCK_TOKENS, w->q8.stride + padding);
+    w->q8.step = take_floats(arena, groups, BLOCK_TOKENS);
+    w->q8.sum = bl__arena_alloc(arena, groups * BLOCK_TOKENS, sizeof *w->q8.sum);
+    w->row = groups > 1 ? take_floats(arena, 1, cols) : NULL;
     w->scores = take_floats(arena, BLOCK_TOKENS, net->score_stride);
     w->grads = take_floats(arena, BLOCK_TOKENS, net->score_stride);
     w->score_rows = take_floats(arena, BLOCK_TOKENS, tokens > d ? tokens : d);
@@ -191,13 +207,14 @@ static void layout_slice(bl__network *net, bl__arena *arena) {
     net->dattended = take_floats(arena, n, net->q_dim);
     net->output_dots = take_floats(arena, n, c->n_heads);
     for (size_t i = 0; i < N_LINEARS; i++) {
-        net->outputs[i] = take_panels(net, arena, n, net->layers[0].linears[i].rows);
-        n_chunks += c->n_layers * ceil_div(net->layers[0].linears[i].rows, ROW_CHUNK);
+        const linear *l = &net->layers[0].linears[i];
+        net->outputs[i] = take_panels(net, arena, l->col_groups, n, l->rows);
+        n_chunks += c->n_layers * ceil_div(l->rows, ROW_CHUNK);
     }
     for (size_t i = 0; i < N_INPUTS; i++)
         net->partial[i] = take_floats(arena, n_blocks, net->layers[0].inputs[i].cols);
-    net->head_input = take_panels(net, arena, net->chunk_tokens, c->dim);
-    net->head_output = take_panels(net, arena, net->chunk_tokens, c->vocab);
+    net->head_input = take_panels(net, arena, 1, net->chunk_tokens, c->dim);
+    net->head_output = take_panels(net, arena, 1, net->chunk_tokens, c->vocab);
     net->final_partial = take_floats(arena, n_head_blocks, c->dim);
     net->losses = bl__arena_alloc(arena, n_head_blocks, sizeof *net->losses);
     net->flips = bl__arena_alloc(arena, n_chunks, sizeof *net->flips);
@@ -207,7 +224,7 @@ static void layout(bl__network *net, bl__arena *arena) {
     layout_params(net, arena);
     for (size_t i = 0; i < net->config.n_layers; i++)
         layout_layer(net, arena, i);
-    layout_linear(net, arena, &net->head, &net->params[0], false);
+    layout_linear(net, arena, &net->head, &net->params[0], 1, 1, false);
     layout_slice(net, arena);
     for (size_t i = 0; i < net->n_parts; i++)
         layout_scratch(net, arena, &net->scratch[i]);
@@ -241,6 +258,10 @@ static bl_status check_config(const bl__network_config *c, size_t n_rows, size_t
                         "network: %u heads, %u kv_heads, head_dim %u: expected heads in equal "
                         "groups and an even head_dim",
                         c->n_heads, c->n_kv_heads, c->head_dim);
+    if (c->n_groups && (c->n_kv_heads % c->n_groups || c->ffn_dim % c->n_groups))
+        return bl__fail(err, BL_ERR_ARGUMENT,
+                        "network: %u groups, expected a divisor of kv_heads, %u, and ffn_dim, %u",
+                        c->n_groups, c->n_kv_heads, c->ffn_dim);
     if (!(c->rope_base > 0) || !(c->norm_eps >= 0) || !isfinite(c->rope_base))
         return bl__fail(err, BL_ERR_ARGUMENT, "network: rope_base %g, norm_eps %g",
                         (double)c->rope_base, (double)c->norm_eps);
@@ -298,6 +319,7 @@ bl_status bl__network_create(const bl__network_config *config, size_t n_rows, si
     if (!net)
         return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a network");
     net->config = *config;
+    net->config.n_groups = config->n_groups ? config->n_groups : 1;
     net->pool = pool;
     set_sizes(net, n_rows, n_tokens);
     net->params = bl__calloc(net->n_params, sizeof *net->params);

@@ -36,6 +36,11 @@ typedef struct bl__network_config {
     bl__precision precision;
     bool relu2;     /* else SiLU */
     bool sub_norms; /* attn_sub_norm and ffn_sub_norm */
+    /* Groups of rows of q, k, v, gate and up, and of columns of o and down, that have statistics of
+     * their own; so have the parts of the input of o and down, sub-norms included (arXiv
+     * 2310.11453, "Model parallelism with Group Quantization and Normalization"). Divides
+     * n_kv_heads and ffn_dim; 0 counts as 1. */
+    uint32_t n_groups;
 } bl__network_config;
 
 /* The tensors of one layer, in the order they have among the parameters. Parameter 0 is the

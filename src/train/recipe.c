@@ -48,6 +48,7 @@ static const field FIELDS[] = {
     {"weights", FIELD_CHOICE, AT(weights), 0, 0, "float ternary binary", true},
     {"activation", FIELD_CHOICE, AT(activation), 0, 0, "silu relu2", true},
     {"sub_norms", FIELD_FLAG, AT(sub_norms), 0, 0, NULL, true},
+    {"groups", FIELD_WHOLE, AT(groups), 1, 1 << 16, NULL, true},
     {"precision", FIELD_CHOICE, AT(precision), 0, 0, "auto float32 bf16", false},
     {"rope_base", FIELD_REAL, AT(rope_base), 1, 1e12, NULL, true},
     {"norm_eps", FIELD_REAL, AT(norm_eps), 0, 1, NULL, true},
@@ -322,6 +323,7 @@ static void apply_rest(bl__recipe *r) {
     default_whole(&r->vocab, 0);
     default_whole(&r->activation, 1);
     default_whole(&r->sub_norms, 1);
+    default_whole(&r->groups, 1);
     default_whole(&r->precision, BL_PRECISION_AUTO);
     default_real(&r->rope_base, 10000);
     default_real(&r->norm_eps, 1e-5);
@@ -349,6 +351,10 @@ static bl_status check_fit(const bl__recipe *r, bl_error *err) {
     if (r->head_dim < 2 || r->head_dim % 2)
         return bl__fail(err, BL_ERR_ARGUMENT, "head_dim is %lld, expected an even number",
                         (long long)r->head_dim);
+    if (r->kv_heads % r->groups || r->ffn_dim % r->groups)
+        return bl__fail(err, BL_ERR_ARGUMENT,
+                        "groups is %lld, expected a divisor of kv_heads, %lld, and ffn_dim, %lld",
+                        (long long)r->groups, (long long)r->kv_heads, (long long)r->ffn_dim);
     if (r->tokens > r->context)
         return bl__fail(err, BL_ERR_ARGUMENT, "tokens is %lld, more than the context, %lld",
                         (long long)r->tokens, (long long)r->context);
@@ -476,7 +482,8 @@ bl__network_config bl__recipe_network(const bl__recipe *r) {
                                 .weights = (bl__weight_mode)r->weights,
                                 .precision = (bl__precision)r->precision,
                                 .relu2 = r->activation == 1,
-                                .sub_norms = r->sub_norms != 0};
+                                .sub_norms = r->sub_norms != 0,
+                                .n_groups = (uint32_t)r->groups};
 }
 
 bl__schedule bl__recipe_schedule(const bl__recipe *r) {

@@ -1,7 +1,8 @@
 /* Holds the trainer to PyTorch without assets: logits, every gradient, four updates of a tiny
- * network with float, ternary and binary weights. tools/make_train_golden.py chose its numbers so
- * that nothing that is rounded comes near a boundary, so quantized runs must agree as float ones
- * do. Binary runs have SiLU, the others ReLU^2. */
+ * network with float, ternary and binary weights, whole and in two groups.
+ * tools/make_train_golden.py chose its numbers so that nothing that is rounded comes near a
+ * boundary, so quantized runs must agree as float ones do. Binary runs have SiLU, the others
+ * ReLU^2. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -24,12 +25,13 @@ static const float *mode_floats(const bl__tensor_set *set, const char *mode, con
     return floats_of(set, name, n);
 }
 
-static bl__network *make_network(const bl__tensor_set *set, bl__weight_mode weights) {
+static bl__network *make_network(const bl__tensor_set *set, bl__weight_mode weights,
+                                 uint32_t n_groups) {
     bl__network_config config = {.n_layers = 2,
                                  .dim = 8,
                                  .ffn_dim = 12,
                                  .n_heads = 2,
-                                 .n_kv_heads = 1,
+                                 .n_kv_heads = n_groups,
                                  .head_dim = 4,
                                  .vocab = VOCAB,
                                  .context = TOKENS,
@@ -38,7 +40,8 @@ static bl__network *make_network(const bl__tensor_set *set, bl__weight_mode weig
                                  .weights = weights,
                                  .precision = BL_PRECISION_FLOAT32,
                                  .relu2 = weights != BL_WEIGHTS_BINARY,
-                                 .sub_norms = true};
+                                 .sub_norms = true,
+                                 .n_groups = n_groups};
     bl__network *net = NULL;
     assert_int_equal(bl__network_create(&config, ROWS, TOKENS, NULL, &net, NULL), BL_OK);
     size_t n;
@@ -51,19 +54,20 @@ static bl__network *make_network(const bl__tensor_set *set, bl__weight_mode weig
     return net;
 }
 
-static void check_mode(const char *mode, bl__weight_mode weights) {
+static void check_file(const char *path, const char *mode, bl__weight_mode weights,
+                       uint32_t n_groups) {
     bl__tensor_set *set = NULL;
     bl__optimizer *optimizer = NULL;
     bl__optimizer_config adamw = {0.9, 0.95, 1e-8};
     int32_t inputs[ROWS * TOKENS], targets[ROWS * TOKENS];
     float logits[TOKENS * VOCAB], losses[STEPS], norms[STEPS];
     bl_error err;
-    if (bl__tensor_set_open(BITLOOM_TEST_DATA "/train_tiny.safetensors", &set, &err) != BL_OK)
+    if (bl__tensor_set_open(path, &set, &err) != BL_OK)
         fail_msg("%s", err.message);
     const bl__safetensor *batches = bl__tensor_set_find(set, "batches");
     assert_true(batches && batches->dtype == BL_DTYPE_I32 &&
                 batches->n_elements == STEPS * ROWS * (TOKENS + 1));
-    bl__network *net = make_network(set, weights);
+    bl__network *net = make_network(set, weights, n_groups);
     size_t n;
     bl__param *params = bl__network_params(net, &n);
     assert_int_equal(bl__optimizer_create(&adamw, params, n, NULL, &optimizer, NULL), BL_OK);
@@ -88,6 +92,11 @@ static void check_mode(const char *mode, bl__weight_mode weights) {
     bl__optimizer_free(optimizer);
     bl__network_free(net);
     bl__tensor_set_close(set);
+}
+
+static void check_mode(const char *mode, bl__weight_mode weights) {
+    check_file(BITLOOM_TEST_DATA "/train_tiny.safetensors", mode, weights, 1);
+    check_file(BITLOOM_TEST_DATA "/train_groups.safetensors", mode, weights, 2);
 }
 
 static void float_weights_train_as_in_pytorch(void **state) {

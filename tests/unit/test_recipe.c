@@ -87,6 +87,11 @@ static void what_is_wrong_is_named(void **state) {
     refused("{\"ffn_dim\": 511}", NULL, BL_ERR_ARGUMENT, "multiples of 4");
     refused("{\"sub_norms\": false}", NULL, BL_ERR_ARGUMENT, "relu2");
     refused("{\"steps\": 5, \"warmup\": 6}", NULL, BL_ERR_ARGUMENT, "warmup is 6");
+    refused("{\"groups\": 0}", NULL, BL_ERR_ARGUMENT, "groups is 0, expected 1 to 65536");
+    refused("{\"groups\": 8, \"ffn_dim\": 512}", NULL, BL_ERR_ARGUMENT,
+            "groups is 8, expected a divisor of kv_heads, 4, and ffn_dim, 512");
+    refused("{\"groups\": 4, \"ffn_dim\": 510}", NULL, BL_ERR_ARGUMENT, "ffn_dim, 510");
+    refused("{\"groups\": \"two\"}", NULL, BL_ERR_FORMAT, "groups is a string");
     refused("{\"sub_norms\": 1}", NULL, BL_ERR_FORMAT, "true or false");
     refused("[]", NULL, BL_ERR_FORMAT, "an array");
     refused("{", NULL, BL_ERR_FORMAT, "line 1");
@@ -114,6 +119,10 @@ static void text_parses_to_the_same(void **state) {
     assert_int_equal(bl__recipe_match_model(&a, &b, &err), BL_ERR_ARGUMENT);
     assert_string_equal(err.message, "a model with ffn_dim 516, expected 512");
     b.ffn_dim -= 4;
+    b.groups = 2;
+    assert_int_equal(bl__recipe_match_model(&a, &b, &err), BL_ERR_ARGUMENT);
+    assert_string_equal(err.message, "a model with groups 2, expected 1");
+    b.groups = 1;
     b.weights = BL_WEIGHTS_TERNARY;
     assert_int_equal(bl__recipe_match_model(&a, &b, &err), BL_ERR_ARGUMENT);
     assert_string_equal(err.message, "a model with weights ternary, expected binary");
