@@ -34,11 +34,12 @@ static json_t *words_to_array(const char *words) {
 }
 
 static int print_json(void) {
+    const char *mpi = bl_train_mpi(NULL);
     json_t *object =
-        json_pack("{s:s, s:s, s:o, s:I, s:s, s:o, s:b}", "version", bl_version(), "cpu",
+        json_pack("{s:s, s:s, s:o, s:I, s:s, s:o, s:b, s:s?}", "version", bl_version(), "cpu",
                   bl_cpu_name(), "features", words_to_array(bl_cpu_features()), "physical_cores",
                   (json_int_t)bl_cpu_physical_cores(), "kernel", bl_kernel_level(), "kernels",
-                  words_to_array(bl_kernel_levels()), "line_editing", HAS_EDIT);
+                  words_to_array(bl_kernel_levels()), "line_editing", HAS_EDIT, "mpi", mpi);
     if (!object)
         return fail_with("info", "out of memory");
     json_dumpf(object, stdout, JSON_INDENT(2));
@@ -84,6 +85,9 @@ static int run(int argc, char **argv) {
                cap);
     putchar('\n');
     printf("line editing    %s\n", HAS_EDIT ? "libedit" : "not built in (libedit was missing)");
+    bl_error why = {0};
+    const char *mpi = bl_train_mpi(&why);
+    printf("MPI             %s\n", mpi ? mpi : why.message);
     return EXIT_SUCCESS;
 }
 

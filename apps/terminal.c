@@ -39,6 +39,12 @@ void interrupts_catch(int patience) {
     sigaction(SIGINT, &action, NULL);
 }
 
+void terminations_catch(void) {
+    struct sigaction action = {.sa_handler = on_interrupt};
+    sigemptyset(&action.sa_mask);
+    sigaction(SIGTERM, &action, NULL);
+}
+
 bool interrupts_seen(void) {
     return interrupts > 0;
 }

@@ -21,6 +21,8 @@ void terminal_start(void);
 /* From now on Ctrl-C sets a flag; the one that makes `patience` unanswered ones kills the program.
  */
 void interrupts_catch(int patience);
+/* Counts SIGTERM, which systems send before they stop a job, as an interrupt too. */
+void terminations_catch(void);
 bool interrupts_seen(void);
 void interrupts_clear(void);
 /* Waits until standard input can be read, or has ended; false on Ctrl-C, also one from before. */

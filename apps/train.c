@@ -192,11 +192,12 @@ static void add_real(json_t *object, const char *key, double value) {
 
 static int print_json(const char *output, const bl_train_report *r) {
     json_t *object = json_pack(
-        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s}", "output", output, "steps",
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:I}", "output", output, "steps",
         (json_int_t)r->n_steps, "tokens", (json_int_t)r->tokens, "weights", (json_int_t)r->n_params,
         "quantized_weights", (json_int_t)r->n_quantized, "memory_bytes",
         (json_int_t)r->memory_bytes, "rollbacks", (json_int_t)r->rollbacks, "loss",
-        isfinite(r->smoothed) ? r->smoothed : 0.0, "seconds", r->seconds, "compute", r->compute);
+        isfinite(r->smoothed) ? r->smoothed : 0.0, "seconds", r->seconds, "compute", r->compute,
+        "processes", (json_int_t)r->n_processes);
     if (!object)
         return fail_with("train", "the output's name is not UTF-8, or memory is short");
     json_t *sizes = json_object();
@@ -243,6 +244,8 @@ static void print_report(const char *output, const bl_train_report *r) {
          (double)r->tokens * 1e-6, (unsigned long long)r->n_steps, format_time(r->seconds),
          r->seconds > 0 ? (double)r->tokens / r->seconds : 0.0, r->compute,
          format_bytes((double)r->memory_bytes), r->smoothed);
+    if (r->n_processes > 1)
+        note("processes        %u, with so much memory each", r->n_processes);
     if (isfinite(r->validation))
         note("validation       %.4f, at best %.4f; as exported %.4f", r->validation, r->best,
              r->deployed);
@@ -254,7 +257,8 @@ static void print_report(const char *output, const bl_train_report *r) {
     print_sizes(r);
 }
 
-static int train(const train_settings *s, const char *recipe) {
+/* *speaks: whether this process is the one of several that prints and exports. */
+static int train(const train_settings *s, const char *recipe, bool *speaks) {
     setting_list list = {0};
     if (!make_settings(s, &list)) {
         bl__buffer_free(&list.text);
@@ -271,17 +275,25 @@ static int train(const train_settings *s, const char *recipe) {
                               .warn = take_warning,
                               .user = &w};
     bl_train_report report;
-    bl_error err;
+    bl_error err = {0};
     /* Waits for the library to write a checkpoint. */
     interrupts_catch(5);
+    terminations_catch(); /* what mpirun makes of a Ctrl-C */
     bl_status status = bl_train(&params, &report, &err);
     bl__buffer_free(&list.text);
     if (w.is_shown)
         fputs("\r\033[K", stderr);
+    if (status && !*err.message) { /* process 0 reports it, and has the exit status */
+        *speaks = false;
+        return EXIT_SUCCESS;
+    }
     if (status) {
         fail_error("train", &err);
         return status == BL_ERR_CANCELLED ? EXIT_INTERRUPTED : EXIT_FAILURE;
     }
+    *speaks = report.process == 0;
+    if (!*speaks)
+        return EXIT_SUCCESS;
     if (s->json)
         return print_json(s->output, &report);
     if (!s->quiet)
@@ -374,8 +386,9 @@ static int run(int argc, char **argv) {
                                                 "--resume or --export");
     if (s.masters && !s.export_to)
         return options_complain(&TRAIN_COMMAND, "--masters is for --export");
-    int status = trains ? train(&s, recipe) : EXIT_SUCCESS;
-    return status == EXIT_SUCCESS && s.export_to ? export_model(&s) : status;
+    bool speaks = true;
+    int status = trains ? train(&s, recipe, &speaks) : EXIT_SUCCESS;
+    return status == EXIT_SUCCESS && speaks && s.export_to ? export_model(&s) : status;
 }
 
 const command TRAIN_COMMAND = {

@@ -2,6 +2,9 @@
 # and the two ways to find the library again (find_package and pkg-config).
 install(TARGETS bitloom EXPORT bitloomTargets ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(TARGETS bitloom_program RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+if(TARGET bitloom_mpi)
+  install(TARGETS bitloom_mpi LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/bitloom)
+endif()
 install(DIRECTORY include/bitloom DESTINATION ${CMAKE_INSTALL_INCLUDEDIR} FILES_MATCHING PATTERN "*.h")
 install(FILES LICENSE DESTINATION ${CMAKE_INSTALL_DOCDIR})
 
@@ -18,6 +21,9 @@ install(FILES ${PROJECT_BINARY_DIR}/bitloomConfig.cmake
 # bitloom.pc names its folders relative to itself, so that an installed tree can be moved.
 file(RELATIVE_PATH BITLOOM_PC_TO_PREFIX
   ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
+if(CMAKE_DL_LIBS)
+  set(BITLOOM_PC_DL " -l${CMAKE_DL_LIBS}")
+endif()
 configure_file(cmake/bitloom.pc.in ${PROJECT_BINARY_DIR}/bitloom.pc @ONLY)
 install(FILES ${PROJECT_BINARY_DIR}/bitloom.pc DESTINATION ${CMAKE_INSTALL_LIBDIR}/pkgconfig)
 

@@ -4,8 +4,8 @@
 usage: tools/check_layers.py [ROOT]
 
 Lines of HACKING.md between "Include law" and the next heading hold `room: rooms it may include`
-in backquotes, "-" for none. The names of libraries that only some rooms may include are given in
-the same form with the header: `<jansson.h>: rooms`.
+in backquotes, "-" for none. The names of libraries that only some rooms, or folders in a room, may
+include are given in the same form with the header: `<jansson.h>: rooms`.
 """
 import re
 import sys
@@ -50,7 +50,7 @@ def check_file(path, text, law):
         line = text.count("\n", 0, match.start()) + 1
         where = f"{path}:{line}"
         if library:
-            if library in libraries and room not in libraries[library]:
+            if library in libraries and not {room, inside} & libraries[library]:
                 yield f"{where}: <{library}> is not for room {room}"
             continue
         folder, _, _ = own.rpartition("/")

@@ -41,6 +41,8 @@ find_missing() {
     need libedit-dev has_library libedit
     need libcmocka-dev has_library cmocka
     if [ "$set_name" = test ]; then
+        need libopenmpi-dev has_program mpicc
+        need openmpi-bin has_program mpirun
         need clang has_program clang
         need libclang-rt-dev has_clang_runtime
         need clang-format has_program clang-format

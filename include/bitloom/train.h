@@ -4,7 +4,13 @@
  * A run is a directory: run.jsonl (metrics and samples, a line a step), step-00000250.safetensors
  * (checkpoints), best.safetensors (the one of the lowest validation loss). A run that was stopped
  * at any moment, by a crash too, goes on to the same weights, bit for bit and at any thread count.
- * One directory belongs to one call at a time. */
+ * One directory belongs to one call at a time.
+ *
+ * Under mpirun, processes that all call bl_train() with the same arguments, once each, share a run:
+ * rows and held-out data are dealt out, and every one keeps the optimizer's state of its part of
+ * the weights. They give the losses of one process but for the order of sums, and the same bits
+ * every time for the same number of processes. All must see the same files. Only process 0
+ * writes, calls back, and has an error's message: where the message is empty, it has told. */
 #ifndef BITLOOM_TRAIN_H
 #define BITLOOM_TRAIN_H
 
@@ -66,8 +72,10 @@ typedef struct bl_train_report {
     double flips[3];         /* mean over the run's first, middle and last tenth; NaN: not logged */
     bl_train_size sizes[BL_TRAIN_MAX_SIZES]; /* [n_sizes] */
     size_t n_sizes;
-    double seconds;   /* of all parts of the run together */
-    char compute[64]; /* what float products were computed in: "bf16 avx512bf16" */
+    double seconds;       /* of all parts of the run together */
+    char compute[64];     /* what float products were computed in: "bf16 avx512bf16" */
+    uint32_t n_processes; /* that shared the run */
+    uint32_t process;     /* which of them this one is */
 } bl_train_report;
 
 /* Trains to the recipe's last step. A step whose loss is not finite or far above the ones before
@@ -76,8 +84,12 @@ typedef struct bl_train_report {
  * Errors: BL_ERR_ARGUMENT (recipe, settings, a directory that has a run already), BL_ERR_NOT_FOUND,
  * BL_ERR_FORMAT (data, a checkpoint that is cut short or of another model), BL_ERR_IO (a full disk;
  * the checkpoints before stay), BL_ERR_LIMIT (the run diverges), BL_ERR_CANCELLED (after writing a
- * checkpoint), BL_ERR_MEMORY. */
+ * checkpoint), BL_ERR_UNSUPPORTED (started by mpirun, and there is no MPI), BL_ERR_MEMORY. */
 bl_status bl_train(const bl_train_params *params, bl_train_report *report, bl_error *err);
+
+/* Name and version of the MPI library that runs of several processes use. NULL when there is none;
+ * reason, unless NULL, then says why. */
+const char *bl_train_mpi(bl_error *reason);
 
 /* Writes a trained model as a Hugging Face directory: config.json, model.safetensors and the
  * recipe's tokenizer. run: a run's directory (its last checkpoint) or a checkpoint file.

@@ -233,8 +233,8 @@ static bl_status check_tensor(const bl__checkpoint *c, const bl__param *p, size_
 }
 
 bl_status bl__checkpoint_read(const bl__checkpoint *c, bl__param *params, size_t n_params,
-                              bl__moments *moments, bl_error *err) {
-    size_t n_kinds = moments ? N_KINDS : 1, n = 0;
+                              bl__optimizer *optimizer, bl_error *err) {
+    size_t n_kinds = optimizer ? N_KINDS : 1, n = 0;
     bl_status status;
     for (size_t kind = 0; kind < n_kinds; kind++)
         for (size_t i = 0; i < n_params; i++) {
@@ -244,20 +244,21 @@ bl_status bl__checkpoint_read(const bl__checkpoint *c, bl__param *params, size_t
                 return status;
             n++;
         }
-    if (moments && n != c->file->n_tensors)
+    if (optimizer && n != c->file->n_tensors)
         return bl__fail(err, BL_ERR_FORMAT, "%s: %zu tensors, expected %zu", c->path,
                         c->file->n_tensors, n);
-    for (size_t kind = 0; kind < n_kinds; kind++)
-        for (size_t i = 0; i < n_params; i++) {
+    for (size_t i = 0; i < n_params; i++) {
+        if (!count_of(&params[i]))
+            continue;
+        const uint8_t *data[N_KINDS] = {NULL};
+        for (size_t kind = 0; kind < n_kinds; kind++) {
             char name[MAX_NAME];
-            if (!count_of(&params[i]))
-                continue;
             tensor_name(&params[i], kind, name);
-            const bl__safetensor *t = bl__safetensors_find(c->file, name);
-            memcpy(kind == 0   ? params[i].value
-                   : kind == 1 ? moments[i].first
-                               : moments[i].second,
-                   t->data, t->bytes);
+            data[kind] = bl__safetensors_find(c->file, name)->data;
         }
+        memcpy(params[i].value, data[0], count_of(&params[i]) * sizeof(float));
+        if (optimizer)
+            bl__optimizer_set_moments(optimizer, i, data[1], data[2]);
+    }
     return BL_OK;
 }

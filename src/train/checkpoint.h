@@ -35,9 +35,9 @@ void bl__checkpoint_close(bl__checkpoint *checkpoint); /* NULL is accepted */
 const bl__recipe *bl__checkpoint_recipe(const bl__checkpoint *checkpoint);
 const bl__progress *bl__checkpoint_progress(const bl__checkpoint *checkpoint);
 
-/* Copies parameters and, unless moments is NULL, moments. BL_ERR_FORMAT names a tensor that is
- * missing, one too many, or of another shape; nothing is copied then. */
+/* Copies parameters and, unless optimizer is NULL, its moments. BL_ERR_FORMAT names a tensor that
+ * is missing, one too many, or of another shape; nothing is copied then. */
 bl_status bl__checkpoint_read(const bl__checkpoint *checkpoint, bl__param *params, size_t n_params,
-                              bl__moments *moments, bl_error *err);
+                              bl__optimizer *optimizer, bl_error *err);
 
 #endif

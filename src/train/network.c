@@ -62,7 +62,6 @@ static void set_param(bl__network *net, bl__arena *arena, size_t index, size_t r
     p->cols = cols;
     p->decays = rows > 1;
     p->value = take_floats(arena, rows, cols);
-    p->grad = take_floats(arena, rows, cols);
 }
 
 static void layout_params(bl__network *net, bl__arena *arena) {
@@ -96,6 +95,9 @@ static void layout_params(bl__network *net, bl__arena *arena) {
     set_param(net, arena, net->n_params - 1, 1, dim);
     snprintf(net->params[0].name, sizeof net->params[0].name, "model.embed_tokens.weight");
     snprintf(net->params[net->n_params - 1].name, sizeof net->params[0].name, "model.norm.weight");
+    /* All values in a row, then all gradients: what processes exchange are pieces of rows. */
+    for (size_t i = 0; i < net->n_params; i++)
+        net->params[i].grad = take_floats(arena, net->params[i].rows, net->params[i].cols);
 }
 
 static void layout_linear(bl__network *net, bl__arena *arena, linear *l, bl__param *param,

@@ -71,17 +71,26 @@ static bl_status remove_part(void *context, const char *name, bl_error *err) {
     return unlink(path) == 0 ? BL_OK : fail_io(err, "remove", path);
 }
 
-bl_status bl__run_directory_open(const char *path, bl__run_directory *out, bl_error *err) {
-    bl__run_directory run = {.metrics = -1};
-    if (!*path || strlen(path) >= sizeof run.path)
+bl_status bl__run_directory_name(const char *path, bl__run_directory *out, bl_error *err) {
+    size_t len = strlen(path);
+    if (len == 0 || len >= sizeof out->path)
         return bl__fail(err, BL_ERR_ARGUMENT, "a directory's name of %zu bytes, expected 1 to %zu",
-                        strlen(path), sizeof run.path - 1);
-    memcpy(run.path, path, strlen(path) + 1);
+                        len, sizeof out->path - 1);
+    memcpy(out->path, path, len + 1);
+    out->metrics = -1;
+    return BL_OK;
+}
+
+bl_status bl__run_directory_open(const char *path, bl__run_directory *out, bl_error *err) {
+    bl__run_directory run;
+    bl_status status = bl__run_directory_name(path, &run, err);
+    if (status)
+        return status;
     if (mkdir(path, 0777) != 0 && errno != EEXIST)
         return fail_io(err, "make the directory", path);
     if (!bl__directory_exists(path))
         return bl__fail(err, BL_ERR_IO, "%s: not a directory", path);
-    bl_status status = for_names(path, remove_part, &run, err);
+    status = for_names(path, remove_part, &run, err);
     if (!status)
         *out = run;
     return status;

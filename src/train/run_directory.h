@@ -19,6 +19,8 @@ typedef struct bl__run_directory {
 /* Makes the directory when it is not there, and removes what a crash left half written.
  * BL_ERR_ARGUMENT (a path that is too long), BL_ERR_IO. */
 bl_status bl__run_directory_open(const char *path, bl__run_directory *out, bl_error *err);
+/* The name alone, for a process that only reads what another one writes. */
+bl_status bl__run_directory_name(const char *path, bl__run_directory *out, bl_error *err);
 void bl__run_directory_close(bl__run_directory *run);
 
 /* "PATH/step-00000250.safetensors", "PATH/best.safetensors". */

@@ -1,6 +1,9 @@
 /* Owns the order of things in a run. The data of step s are windows (s + skipped) x batch on, so
  * that state is a handful of numbers; nothing else decides what comes next but weights and moments.
- */
+ *
+ * Several processes go through the same steps: each takes its share of a step's rows, process 0
+ * alone writes files and speaks to the caller. What only one of them may have failed at is agreed
+ * upon before the next exchange, so that all stop or none. */
 #include "train/trainer.h"
 
 #include <math.h>
@@ -16,6 +19,7 @@
 #include "bitloom/system.h"
 #include "formats/json.h"
 #include "train/data.h"
+#include "train/processes.h"
 #include "train/report.h"
 #include "train/run_directory.h"
 #include "train/sample.h"
@@ -30,6 +34,7 @@ static const double SMOOTHING = 0.95;
 
 struct bl__trainer {
     const bl_train_params *params;
+    bl__processes *processes; /* NULL: this one alone */
     bl__recipe recipe;
     bl__progress progress;
     bl__run_directory directory;
@@ -71,6 +76,21 @@ static size_t n_tokens(const bl__trainer *t) {
 /* Tokens of a step. */
 static uint64_t step_tokens(const bl__trainer *t) {
     return (uint64_t)t->recipe.rows * (uint64_t)t->recipe.tokens * (uint64_t)t->recipe.accumulate;
+}
+/* Whether this process writes files and calls back. */
+static bool speaks(const bl__trainer *t) {
+    return bl__processes_rank(t->processes) == 0;
+}
+/* Part of n items that is this process's: *first ... and how many. */
+static uint64_t own_share(const bl__trainer *t, uint64_t n, uint64_t *first) {
+    uint32_t rank = bl__processes_rank(t->processes), size = bl__processes_size(t->processes);
+    *first = bl__share(n, rank, size);
+    return bl__share(n, rank + 1, size) - *first;
+}
+/* Rows that the network takes at a time at most. */
+static size_t own_rows(const bl__trainer *t) {
+    uint64_t first, n = own_share(t, (uint64_t)t->recipe.accumulate * n_rows(t), &first);
+    return (size_t)(n < n_rows(t) ? n : n_rows(t));
 }
 static bool is_due(const bl__trainer *t, int64_t interval) {
     uint64_t step = t->progress.step;
@@ -133,13 +153,21 @@ static bl_status open_data(bl__trainer *t, bl_error *err) {
 static bl_status make_network(bl__trainer *t, bl_error *err) {
     bl__network_config config = bl__recipe_network(&t->recipe);
     bl__optimizer_config optimizer = bl__recipe_optimizer(&t->recipe);
-    uint32_t threads = t->params->n_threads ? t->params->n_threads : bl_cpu_physical_cores();
+    uint32_t threads = t->params->n_threads
+                           ? t->params->n_threads
+                           : bl__processes_threads(t->processes, bl_cpu_physical_cores());
     size_t n;
     bl_status status;
+    optimizer.processes = t->processes;
+    if (own_rows(t) == 0)
+        return bl__fail(err, BL_ERR_ARGUMENT,
+                        "%u processes for the %llu rows of a step, expected at most one for each",
+                        bl__processes_size(t->processes),
+                        (unsigned long long)t->recipe.accumulate * n_rows(t));
     if (!bl__mul_size(n_rows(t), n_tokens(t), &n))
         return bl__fail(err, BL_ERR_LIMIT, "rows x tokens overflow");
     if ((status = bl__pool_create(threads, false, &t->pool, err)) ||
-        (status = bl__network_create(&config, n_rows(t), n_tokens(t), t->pool, &t->net, err)))
+        (status = bl__network_create(&config, own_rows(t), n_tokens(t), t->pool, &t->net, err)))
         return status;
     t->list = bl__network_params(t->net, &t->n_params);
     if ((status =
@@ -158,8 +186,7 @@ static bl_status make_network(bl__trainer *t, bl_error *err) {
 
 /* Takes weights, moments and progress of a checkpoint. */
 static bl_status load(bl__trainer *t, const bl__checkpoint *from, bl_error *err) {
-    bl_status status =
-        bl__checkpoint_read(from, t->list, t->n_params, bl__optimizer_moments(t->optimizer), err);
+    bl_status status = bl__checkpoint_read(from, t->list, t->n_params, t->optimizer, err);
     if (status)
         return status;
     t->progress = *bl__checkpoint_progress(from);
@@ -167,22 +194,26 @@ static bl_status load(bl__trainer *t, const bl__checkpoint *from, bl_error *err)
     return BL_OK;
 }
 
-/* The last checkpoint, or NULL in *out. */
+/* The last checkpoint that process 0 sees, or NULL in *out. */
 static bl_status open_latest(const bl__trainer *t, bl__checkpoint **out, bl_error *err) {
     char path[BL_RUN_MAX_PATH];
     bool found = false;
-    uint64_t step;
-    bl_status status = bl__run_latest(t->directory.path, &found, &step, err);
-    if (status || !found)
+    uint64_t step = 0;
+    bl_status status = speaks(t) ? bl__run_latest(t->directory.path, &found, &step, err) : BL_OK;
+    if ((status = bl__processes_agree(t->processes, status, err)))
         return status;
+    bl__processes_broadcast(t->processes, &found, sizeof found);
+    bl__processes_broadcast(t->processes, &step, sizeof step);
+    if (!found)
+        return BL_OK;
     bl__run_checkpoint_path(t->directory.path, step, path);
     return bl__checkpoint_open(path, out, err);
 }
 
-static bl_status open_run(bl__trainer *t, bl__checkpoint **from, bl_error *err) {
-    bl_status status;
-    if ((status = bl__run_directory_open(t->params->output, &t->directory, err)) ||
-        (status = open_latest(t, from, err)))
+/* Recipe and data. */
+static bl_status open_inputs(bl__trainer *t, bl__checkpoint **from, bl_error *err) {
+    bl_status status = open_latest(t, from, err);
+    if (status)
         return status;
     if (*from && !t->params->resume)
         return bl__fail(err, BL_ERR_ARGUMENT,
@@ -191,40 +222,107 @@ static bl_status open_run(bl__trainer *t, bl__checkpoint **from, bl_error *err) 
                         t->directory.path);
     if ((status = read_recipe(t, *from, err)) || (status = open_data(t, err)))
         return status;
-    if (*from && (status = bl__recipe_match_model(&t->recipe, bl__checkpoint_recipe(*from), err))) {
+    if (*from && (status = bl__recipe_match_model(&t->recipe, bl__checkpoint_recipe(*from), err)))
         bl__error_prefix(err, t->directory.path);
-        return status;
-    }
-    if ((status = make_network(t, err)))
-        return status;
-    return *from ? load(t, *from, err) : BL_OK;
+    return status;
 }
 
-static bl_status save(bl__trainer *t, bool best, bl_error *err) {
-    char path[BL_RUN_MAX_PATH];
-    if (best)
-        bl__run_best_path(&t->directory, path);
-    else
-        bl__run_checkpoint_path(t->directory.path, t->progress.step, path);
-    bl_status status = bl__checkpoint_write(path, &t->recipe, &t->progress, t->list, t->n_params,
-                                            best ? NULL : bl__optimizer_moments(t->optimizer), err);
-    if (status || best)
+/* FNV-1a. */
+static uint64_t add_hash(uint64_t hash, const void *data, size_t len) {
+    for (size_t i = 0; i < len; i++)
+        hash = (hash ^ ((const uint8_t *)data)[i]) * 0x100000001b3u;
+    return hash;
+}
+
+static bl_status hash_inputs(const bl__trainer *t, uint64_t *out, bl_error *err) {
+    const bl__tokens *tokens = &t->tokens;
+    const uint64_t sizes[] = {tokens->n_tokens, tokens->n_train, tokens->n_docs, tokens->vocab};
+    char *text = bl__recipe_text(&t->recipe);
+    if (!text)
+        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a recipe");
+    *out = add_hash(add_hash(0xcbf29ce484222325u, text, strlen(text)), sizes, sizeof sizes);
+    bl__free(text);
+    return BL_OK;
+}
+
+/* Network and state, the same in all processes, whatever made their first weights. */
+static bl_status make_state(bl__trainer *t, const bl__checkpoint *from, uint64_t hash,
+                            bl_error *err) {
+    uint64_t others = hash;
+    bl_status status;
+    bl__processes_broadcast(t->processes, &others, sizeof others);
+    if (others != hash)
+        status =
+            bl__fail(err, BL_ERR_ARGUMENT, "finds another recipe or other data than process 0");
+    else if (!(status = make_network(t, err)) && from)
+        status = load(t, from, err);
+    if ((status = bl__processes_agree(t->processes, status, err)))
         return status;
-    t->n_rollbacks = 0;
+    for (size_t i = 0; i < t->n_params && !from; i++)
+        bl__processes_broadcast(t->processes, t->list[i].value,
+                                t->list[i].rows * t->list[i].cols * sizeof(float));
+    return BL_OK;
+}
+
+static bl_status open_run(bl__trainer *t, bl__checkpoint **from, bl_error *err) {
+    const char *path = t->params->output;
+    uint64_t hash = 0;
+    bl_status status = speaks(t) ? bl__run_directory_open(path, &t->directory, err)
+                                 : bl__run_directory_name(path, &t->directory, err);
+    if ((status = bl__processes_agree(t->processes, status, err)))
+        return status;
+    if (!(status = open_inputs(t, from, err)))
+        status = hash_inputs(t, &hash, err);
+    if ((status = bl__processes_agree(t->processes, status, err)))
+        return status;
+    return make_state(t, *from, hash, err);
+}
+
+static bl_status write_checkpoint(bl__trainer *t, const bl__moments *moments, bl_error *err) {
+    char path[BL_RUN_MAX_PATH];
+    if (moments)
+        bl__run_checkpoint_path(t->directory.path, t->progress.step, path);
+    else
+        bl__run_best_path(&t->directory, path);
+    bl_status status =
+        bl__checkpoint_write(path, &t->recipe, &t->progress, t->list, t->n_params, moments, err);
+    if (status || !moments)
+        return status;
     return bl__run_prune(&t->directory, (size_t)t->recipe.keep, err);
 }
 
-bl_status bl__trainer_open(const bl_train_params *params, bl__trainer **out, bl_error *err) {
+static bl_status save(bl__trainer *t, bool best, bl_error *err) {
+    const bl__moments *moments = best ? NULL : bl__optimizer_moments(t->optimizer);
+    bl_status status = speaks(t) ? write_checkpoint(t, moments, err) : BL_OK;
+    if (!best)
+        bl__optimizer_return_moments(t->optimizer);
+    status = bl__processes_agree(t->processes, status, err);
+    if (!status && !best)
+        t->n_rollbacks = 0;
+    return status;
+}
+
+static bl_status open_metrics(bl__trainer *t, bl_error *err) {
+    bl_status status =
+        speaks(t) ? bl__run_open_metrics(&t->directory, t->progress.step, err) : BL_OK;
+    return bl__processes_agree(t->processes, status, err);
+}
+
+bl_status bl__trainer_open(const bl_train_params *params, bl__processes *processes,
+                           bl__trainer **out, bl_error *err) {
     bl__checkpoint *from = NULL;
     bl__trainer *t = bl__calloc(1, sizeof *t);
-    if (!t)
-        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a trainer");
+    bl_status status = t ? BL_OK : bl__fail(err, BL_ERR_MEMORY, "cannot allocate a trainer");
+    if ((status = bl__processes_agree(processes, status, err))) {
+        bl__free(t);
+        return status;
+    }
     t->params = params;
+    t->processes = processes;
     t->progress = (bl__progress){.smoothed = NAN, .validation = NAN, .best = NAN};
     t->directory.metrics = -1;
-    bl_status status = open_run(t, &from, err);
-    if (!status)
-        status = bl__run_open_metrics(&t->directory, t->progress.step, err);
+    if (!(status = open_run(t, &from, err)))
+        status = open_metrics(t, err);
     if (!status && !from) /* what a rollback in the first steps goes back to */
         status = save(t, false, err);
     bl__checkpoint_close(from);
@@ -260,31 +358,42 @@ static size_t n_measured(const bl__trainer *t) {
     return most ? bl__min_size(n, most) : n;
 }
 
+static size_t count_targets(const bl__trainer *t, size_t first_row, size_t rows) {
+    size_t n = 0;
+    for (size_t i = first_row * n_tokens(t); i < (first_row + rows) * n_tokens(t); i++)
+        n += t->targets[i] >= 0;
+    return n;
+}
+
 /* Weighs each batch by the targets that count in it. */
 static bl_status measure(bl__trainer *t, bl__network *net, size_t batch, double *out,
                          bl_error *err) {
-    size_t n = n_measured(t), total = 0, row = n_tokens(t);
-    double loss = 0;
-    for (size_t first = 0; first < n; first += batch) {
-        size_t rows = bl__min_size(batch, n - first), counted = 0;
-        bl_status status =
-            bl__windows_valid(&t->windows, first, rows, t->inputs, t->targets, t->firsts, err);
+    uint64_t begin, n = own_share(t, n_measured(t), &begin);
+    bl_status status = BL_OK;
+    double sums[2] = {0}; /* of losses, of targets */
+    for (uint64_t done = 0; done < n && !status; done += batch) {
+        size_t rows = n - done < batch ? (size_t)(n - done) : batch;
+        status = bl__windows_valid(&t->windows, (size_t)(begin + done), rows, t->inputs, t->targets,
+                                   t->firsts, err);
         if (status)
-            return status;
-        for (size_t i = 0; i < rows * row; i++)
-            counted += t->targets[i] >= 0;
-        loss += (double)counted *
-                bl__network_step(net, t->inputs, t->targets, rows, row, false, 1.0f, NULL);
-        total += counted;
+            break;
+        double counted = (double)count_targets(t, 0, rows);
+        sums[0] += counted * bl__network_step(net, t->inputs, t->targets, rows, n_tokens(t), false,
+                                              1.0f, NULL);
+        sums[1] += counted;
     }
-    *out = total ? loss / (double)total : NAN;
+    if ((status = bl__processes_agree(t->processes, status, err)))
+        return status;
+    bl__processes_sum(t->processes, sums, 2);
+    *out = sums[1] > 0 ? sums[0] / sums[1] : NAN;
     return BL_OK;
 }
 
 bl_status bl__trainer_validate(bl__trainer *t, double *out, bl_error *err) {
     bl__network_quantize(t->net);
     t->quantized = true; /* again would show no flips */
-    return measure(t, t->net, n_rows(t), out, err);
+    bl__network_set_firsts(t->net, t->firsts);
+    return measure(t, t->net, own_rows(t), out, err);
 }
 
 /* Values as export.c writes them. */
@@ -295,12 +404,14 @@ static void take_exported(const bl__param *from, bl__param *to, bool rounds) {
 
 bl_status bl__trainer_deployed(bl__trainer *t, double *out, bl_error *err) {
     bl__network_config config = *bl__network_get_config(t->net);
-    size_t batch = bl__min_size(n_rows(t), DEPLOYED_ROWS), n;
+    size_t batch = bl__min_size(own_rows(t), DEPLOYED_ROWS), n;
     bl__network *net = NULL;
     config.precision = BL_PRECISION_FLOAT32;
     bl_status status = bl__network_create(&config, batch, n_tokens(t), t->pool, &net, err);
-    if (status)
+    if ((status = bl__processes_agree(t->processes, status, err))) {
+        bl__network_free(net);
         return status;
+    }
     bl__param *list = bl__network_params(net, &n);
     for (size_t i = 0; i < n; i++)
         take_exported(&t->list[i], &list[i], config.weights != BL_WEIGHTS_FLOAT && !list[i].linear);
@@ -313,23 +424,43 @@ bl_status bl__trainer_deployed(bl__trainer *t, double *out, bl_error *err) {
 
 /* ---- steps ---- */
 
-/* Gradients of a step into the network; *loss: their mean. */
+/* The rows from begin to end of batch number `batch`: adds their gradients, and their part of the
+ * mean loss of the step to *loss. */
+static bl_status add_batch(bl__trainer *t, uint64_t batch, size_t begin, size_t end, double *loss,
+                           bl_error *err) {
+    size_t rows = n_rows(t), at = begin * n_tokens(t);
+    double n = (double)t->recipe.accumulate;
+    bl_status status =
+        bl__windows_train(&t->windows, batch * rows, rows, t->inputs, t->targets, t->firsts, err);
+    size_t counted = status ? 0 : count_targets(t, begin, end - begin);
+    if (!counted)
+        return status;
+    double share = (double)counted / (double)count_targets(t, 0, rows);
+    bl__network_set_firsts(t->net, t->firsts ? t->firsts + at : NULL);
+    *loss += share / n *
+             bl__network_step(t->net, t->inputs + at, t->targets + at, end - begin, n_tokens(t),
+                              true, (float)share / (float)n, NULL);
+    return BL_OK;
+}
+
+/* Gradients of this process's rows of a step into the network; *loss: the mean of all. */
 static bl_status accumulate(bl__trainer *t, double *loss, bl_error *err) {
-    uint64_t n = (uint64_t)t->recipe.accumulate, rows = n_rows(t);
+    uint64_t n = (uint64_t)t->recipe.accumulate, rows = n_rows(t), first;
+    uint64_t end = own_share(t, n * rows, &first) + first;
     uint64_t batch = t->progress.step + t->progress.skipped;
+    bl_status status = BL_OK;
     *loss = 0;
     if (!t->quantized)
         bl__network_quantize(t->net);
     t->quantized = false;
-    for (uint64_t i = 0; i < n; i++) {
-        bl_status status = bl__windows_train(&t->windows, (batch * n + i) * rows, rows, t->inputs,
-                                             t->targets, t->firsts, err);
-        if (status)
-            return status;
-        *loss += bl__network_step(t->net, t->inputs, t->targets, rows, n_tokens(t), true,
-                                  1.0f / (float)n, NULL) /
-                 (double)n;
+    for (uint64_t i = first / rows; i * rows < end && !status; i++) {
+        uint64_t from = first > i * rows ? first - i * rows : 0;
+        uint64_t to = end - i * rows < rows ? end - i * rows : rows;
+        status = add_batch(t, batch * n + i, (size_t)from, (size_t)to, loss, err);
     }
+    if ((status = bl__processes_agree(t->processes, status, err)))
+        return status;
+    bl__processes_sum(t->processes, loss, 1);
     return BL_OK;
 }
 
@@ -358,7 +489,7 @@ static bl_status roll_back(bl__trainer *t, const char *what, double value, bl_er
     if (!status)
         status = load(t, from, err);
     bl__checkpoint_close(from);
-    if (status)
+    if ((status = bl__processes_agree(t->processes, status, err)))
         return status;
     bl__network_zero_gradients(t->net);
     t->quantized = false;
@@ -367,9 +498,9 @@ static bl_status roll_back(bl__trainer *t, const char *what, double value, bl_er
     snprintf(message, sizeof message,
              "step %llu: %s is %g; back to step %llu, passing over the data since",
              (unsigned long long)bad + 1, what, value, (unsigned long long)t->progress.step);
-    if (t->params->warn)
+    if (t->params->warn && speaks(t))
         t->params->warn(t->params->user, message);
-    return bl__run_open_metrics(&t->directory, t->progress.step, err);
+    return open_metrics(t, err);
 }
 
 static bool weights_are_finite(const bl__trainer *t) {
@@ -454,13 +585,18 @@ static bl_status finish_step(bl__trainer *t, bl_train_step *s, double seconds, b
     t->pace = t->pace > 0 ? 0.95 * t->pace + 0.05 * seconds : seconds;
     s->tokens_per_second = t->pace > 0 ? (double)step_tokens(t) / t->pace : 0;
     s->seconds_left = (double)(s->n_steps - s->step) * t->pace;
-    if ((status = validate(t, s, err)) || (status = write_sample(t, s, err)))
+    if ((status = validate(t, s, err)))
         return status;
-    if ((s->validated || s->sample || is_due(t, t->recipe.log_interval) || p->step == 1) &&
-        (status = log_step(t, s, err)))
+    status = write_sample(t, s, err);
+    bool due = is_due(t, t->recipe.save_interval), go_on = true;
+    if (speaks(t) && !status) {
+        if (s->validated || s->sample || is_due(t, t->recipe.log_interval) || p->step == 1)
+            status = log_step(t, s, err);
+        go_on = status || !t->params->progress || t->params->progress(t->params->user, s);
+    }
+    if ((status = bl__processes_agree(t->processes, status, err)))
         return status;
-    bool due = is_due(t, t->recipe.save_interval);
-    bool go_on = !t->params->progress || t->params->progress(t->params->user, s);
+    bl__processes_broadcast(t->processes, &go_on, sizeof go_on);
     if (!due && go_on)
         return BL_OK;
     if (!weights_are_finite(t))
@@ -537,6 +673,8 @@ static bl_status fill_report(bl__trainer *t, bl_train_report *out, bl_error *err
                          .validation = p->validation,
                          .best = p->best,
                          .seconds = p->seconds,
+                         .n_processes = bl__processes_size(t->processes),
+                         .process = bl__processes_rank(t->processes),
                          .memory_bytes = bl__network_bytes(t->net)};
     for (size_t i = 0; i < t->n_params; i++) {
         uint64_t n = (uint64_t)t->list[i].rows * t->list[i].cols;
@@ -544,23 +682,35 @@ static bl_status fill_report(bl__trainer *t, bl_train_report *out, bl_error *err
         if (t->list[i].linear && t->recipe.weights != BL_WEIGHTS_FLOAT)
             r.n_quantized += n;
     }
-    r.memory_bytes += r.n_params * 2 * sizeof(float);
+    r.memory_bytes += bl__optimizer_bytes(t->optimizer);
     snprintf(r.compute, sizeof r.compute, "%s", bl__network_compute(t->net));
     bl_status status = bl__trainer_deployed(t, &r.deployed, err);
-    if (!status && !(status = fill_figures(t, &r, err)))
+    if (!status && speaks(t))
+        status = fill_figures(t, &r, err);
+    if (!status)
         *out = r;
     return status;
 }
 
 bl_status bl_train(const bl_train_params *params, bl_train_report *report, bl_error *err) {
     bl__trainer *t = NULL;
+    bl__processes *processes = NULL;
     if (!params->output)
         return bl__fail(err, BL_ERR_ARGUMENT, "training: no directory for the run");
-    bl_status status = bl__trainer_open(params, &t, err);
-    if (!status)
+    bl_status status = bl__processes_open(&processes, err);
+    if (status)
+        return status;
+    if (!(status = bl__trainer_open(params, processes, &t, err)))
         status = bl__trainer_run(t, err);
     if (!status && report)
         status = fill_report(t, report, err);
+    if (status && err && bl__processes_rank(processes) > 0)
+        err->message[0] = '\0'; /* process 0 says it */
     bl__trainer_close(t);
+    bl__processes_close(processes);
     return status;
+}
+
+const char *bl_train_mpi(bl_error *reason) {
+    return bl__mpi_library(reason);
 }

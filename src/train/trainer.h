@@ -6,13 +6,16 @@
 #include "bitloom/train.h"
 #include "train/checkpoint.h"
 #include "train/network.h"
+#include "train/processes.h"
 #include "train/recipe.h"
 
 typedef struct bl__trainer bl__trainer;
 
 /* Reads the recipe, opens the data, makes or loads the network. params, and what it points to,
- * must outlive the trainer. Errors as of bl_train(). */
-bl_status bl__trainer_open(const bl_train_params *params, bl__trainer **out, bl_error *err);
+ * must outlive the trainer. processes: those that share the run, NULL for one alone; all of them
+ * make the same calls, and fail together. Errors as of bl_train(). */
+bl_status bl__trainer_open(const bl_train_params *params, bl__processes *processes,
+                           bl__trainer **out, bl_error *err);
 void bl__trainer_close(bl__trainer *trainer); /* NULL is accepted */
 /* To the last step. */
 bl_status bl__trainer_run(bl__trainer *trainer, bl_error *err);

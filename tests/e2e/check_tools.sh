@@ -60,6 +60,7 @@ law src/model/a.c '#include "kernels/x86/x86.h"' 'only the dispatch file'
 law src/kernels/other.c '  #  include "kernels/x86/x86.h"' 'only the dispatch file'
 law src/model/a.c '#include "nowhere/a.h"' 'in no room'
 law src/kernels/a.c '#include <jansson.h>' '<jansson.h> is not for room kernels'
+law src/train/a.c '#include <mpi.h>' '<mpi.h> is not for room train'
 law src/garage/a.c '/* Owns cars. */' 'a room without a law'
 rm -rf "$work/src/garage"
 law include/bitloom/a.h '#include "base/error.h"' 'not a public header'

@@ -58,7 +58,7 @@ static void check_file(const char *path, const char *mode, bl__weight_mode weigh
                        uint32_t n_groups) {
     bl__tensor_set *set = NULL;
     bl__optimizer *optimizer = NULL;
-    bl__optimizer_config adamw = {0.9, 0.95, 1e-8};
+    bl__optimizer_config adamw = {0.9, 0.95, 1e-8, NULL};
     int32_t inputs[ROWS * TOKENS], targets[ROWS * TOKENS];
     float logits[TOKENS * VOCAB], losses[STEPS], norms[STEPS];
     bl_error err;

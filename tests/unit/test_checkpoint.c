@@ -75,7 +75,7 @@ static bl_status read_run(run *r, bl_error *err) {
     if (status)
         return status;
     if (!(status = bl__recipe_match_model(&r->recipe, bl__checkpoint_recipe(c), err)))
-        status = bl__checkpoint_read(c, r->params, r->n_params, r->moments, err);
+        status = bl__checkpoint_read(c, r->params, r->n_params, r->optimizer, err);
     bl__checkpoint_close(c);
     return status;
 }
@@ -128,7 +128,7 @@ static void another_model_is_refused(void **state) {
         bl__checkpoint *c = NULL;
         assert_int_equal(bl__checkpoint_open(path, &c, NULL), BL_OK);
         if (i < 3)
-            assert_int_equal(bl__checkpoint_read(c, b.params, b.n_params, b.moments, &err),
+            assert_int_equal(bl__checkpoint_read(c, b.params, b.n_params, b.optimizer, &err),
                              BL_ERR_FORMAT);
         bl__checkpoint_close(c);
         close_run(&b);

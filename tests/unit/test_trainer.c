@@ -334,7 +334,7 @@ static void exported_models_have_the_trainers_loss(void **state) {
 static void poison(const char *name, watch *w, bl_status expected, bl_error *err) {
     setup s;
     make_setup(&s, name, w, NULL);
-    assert_int_equal(bl__trainer_open(&s.params, &w->trainer, err), BL_OK);
+    assert_int_equal(bl__trainer_open(&s.params, NULL, &w->trainer, err), BL_OK);
     assert_int_equal(bl__trainer_run(w->trainer, err), expected);
     bl__trainer_close(w->trainer);
 }
