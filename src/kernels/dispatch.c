@@ -1,4 +1,4 @@
-/* Owns the choice of kernels. The only file that names instruction sets. */
+/* Owns the choice of kernels. The only file that knows what an instruction set needs. */
 #include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,6 +44,7 @@ enum { N_LEVELS = sizeof levels / sizeof levels[0] };
 static pthread_once_t once = PTHREAD_ONCE_INIT;
 static bl__kernels chosen;
 static bl__train_kernels chosen_train;
+static size_t cap; /* index of the highest level that the user allows */
 static char level_names[128];
 
 static bool can_run(const level *l) {
@@ -77,8 +78,9 @@ static size_t user_cap(void) {
 }
 
 static void choose(void) {
-    build(user_cap(), &chosen);
-    build_train(user_cap(), &chosen_train);
+    cap = user_cap();
+    build(cap, &chosen);
+    build_train(cap, &chosen_train);
     size_t at = 0;
     for (size_t i = 0; i < N_LEVELS; i++)
         if (levels[i].fill && can_run(&levels[i]))
@@ -95,6 +97,16 @@ bool bl__kernels_for(const char *name, bl__kernels *out) {
     for (size_t i = 0; i < N_LEVELS; i++)
         if (strcmp(levels[i].name, name) == 0 && levels[i].fill && can_run(&levels[i])) {
             build(i, out);
+            return true;
+        }
+    return false;
+}
+
+bool bl__level_runs(const char *name, bool *allowed) {
+    pthread_once(&once, choose);
+    for (size_t i = 0; i < N_LEVELS; i++)
+        if (strcmp(levels[i].name, name) == 0 && can_run(&levels[i])) {
+            *allowed = i <= cap;
             return true;
         }
     return false;

@@ -1,9 +1,14 @@
-/* Private to kernels/: what each instruction set adds to the table. */
+/* Private to kernels/: what each instruction set adds to the tables. */
 #ifndef BL_KERNELS_LEVELS_H
 #define BL_KERNELS_LEVELS_H
 
 #include "kernels/kernels.h"
+#include "kernels/probe.h"
 #include "kernels/train_kernels.h"
+
+/* Whether the machine and the build have a level; *allowed: and BITLOOM_CPU does not rule it out.
+ */
+bool bl__level_runs(const char *name, bool *allowed);
 
 void bl__kernels_fill_ref(bl__kernels *table);
 void bl__train_fill_ref(bl__train_kernels *table);
@@ -13,6 +18,19 @@ void bl__kernels_fill_avx512vnni(bl__kernels *table);
 void bl__train_fill_avx2(bl__train_kernels *table);
 void bl__train_fill_avx512vnni(bl__train_kernels *table);
 void bl__train_fill_avx512bf16(bl__train_kernels *table);
+#endif
+
+/* Probes: see probe.h. */
+uint64_t bl__probe_int8_ref(size_t n_rounds);
+uint64_t bl__probe_read_ref(const uint8_t *bytes, size_t n);
+#if defined(__x86_64__)
+uint64_t bl__probe_int8_avx2(size_t n_rounds);
+uint64_t bl__probe_read_avx2(const uint8_t *bytes, size_t n);
+uint64_t bl__probe_int8_avxvnni(size_t n_rounds);
+uint64_t bl__probe_int8_avx512(size_t n_rounds);
+uint64_t bl__probe_read_avx512(const uint8_t *bytes, size_t n);
+uint64_t bl__probe_int8_avx512vnni(size_t n_rounds);
+uint64_t bl__probe_int8_amx(size_t n_rounds);
 #endif
 
 #endif
