@@ -33,6 +33,12 @@ void bl__attention_layout(bl__attention *attention, size_t n_ctx, bl__arena *are
     attention->scores = bl__arena_alloc(arena, scores, sizeof(float));
 }
 
+uint64_t bl__attention_position_bytes(const bl__attention *attention) {
+    const bl__hparams *h = attention->h;
+    uint64_t per_layer = (uint64_t)h->n_kv_heads * h->head_dim;
+    return h->n_layers * per_layer * (sizeof *attention->keys + sizeof *attention->values);
+}
+
 /* Frequencies and angles are rounded to float32 where transformers rounds them. */
 void bl__attention_prepare(bl__attention *attention, const float *divisors) {
     const bl__hparams *h = attention->h;

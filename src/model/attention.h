@@ -23,6 +23,9 @@ void bl__attention_layout(bl__attention *attention, size_t n_ctx, bl__arena *are
 /* Fills the table of rotations; divisors: float[n_rot / 2] or NULL. */
 void bl__attention_prepare(bl__attention *attention, const float *divisors);
 
+/* Bytes of the keys and values of one position, in all layers. */
+uint64_t bl__attention_position_bytes(const bl__attention *attention);
+
 /* For n_tokens tokens at positions n_past ...: rotates q and k in place, stores k and v in the
  * cache of `layer`, attends causally and writes out: float[n_tokens][n_heads][head_dim].
  * q: float[n_tokens][n_heads][head_dim]; k, v: float[n_tokens][n_kv_heads][head_dim]. */

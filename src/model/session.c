@@ -12,6 +12,7 @@
 #include "cpu/cpu.h"
 #include "model/attention.h"
 #include "model/compute.h"
+#include "model/work.h"
 
 enum { DEFAULT_MAX_CTX = 4096, DEFAULT_BATCH = 256, MAX_BATCH = 65536 };
 
@@ -228,6 +229,12 @@ size_t bl_session_n_ctx(const bl_session *s) {
 }
 size_t bl_session_bytes(const bl_session *s) {
     return s->arena.size;
+}
+
+bl__work bl__session_work(const bl_session *s) {
+    bl__work work = bl__model_work(s->model);
+    work.position_bytes = bl__attention_position_bytes(&s->attention);
+    return work;
 }
 
 void bl_session_truncate(bl_session *s, size_t n_past) {

@@ -1,0 +1,24 @@
+/* What evaluating tokens must read and multiply, whatever the kernels: the yardstick of speed. For
+ * rooms that measure. */
+#ifndef BL_MODEL_WORK_H
+#define BL_MODEL_WORK_H
+
+#include <stdint.h>
+
+#include "bitloom/model.h"
+
+typedef struct bl__work {
+    uint64_t layer_bytes;    /* weights and norms of all layers as they run: once for a batch */
+    uint64_t head_bytes;     /* output norm and head: once for a batch that gives logits */
+    uint64_t token_bytes;    /* the embedding's row: once for each token */
+    uint64_t position_bytes; /* keys and values of a position: for each position attended to */
+    uint64_t int8_macs;      /* multiply-adds of int8 activations, for each token */
+} bl__work;
+
+/* Of a session as it was created. */
+bl__work bl__session_work(const bl_session *session);
+
+/* Private to model/: all but position_bytes, which depends on the session's cache. */
+bl__work bl__model_work(const bl_model *model);
+
+#endif
