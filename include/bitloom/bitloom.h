@@ -2,9 +2,11 @@
 #ifndef BITLOOM_H
 #define BITLOOM_H
 
+#include "bitloom/bench.h"
 #include "bitloom/chat.h"
 #include "bitloom/convert.h"
 #include "bitloom/data.h"
+#include "bitloom/dummy.h"
 #include "bitloom/generate.h"
 #include "bitloom/inspect.h"
 #include "bitloom/model.h"

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include "base/alloc.h"
@@ -135,6 +136,22 @@ bool bl__file_exists(const char *path) {
 bool bl__directory_exists(const char *path) {
     struct stat st;
     return stat(path, &st) == 0 && S_ISDIR(st.st_mode);
+}
+
+bl_status bl__file_room(const char *path, uint64_t *bytes, bl_error *err) {
+    const char *slash = strrchr(path, '/');
+    size_t len = slash ? (size_t)(slash - path) + 1 : 1; /* with its slash: "/" is one too */
+    char *directory = bl__strndup(slash ? path : ".", len);
+    struct statvfs fs;
+    if (!directory)
+        return bl__fail(err, BL_ERR_MEMORY, "%s: cannot allocate a path", path);
+    bl_status status = BL_OK;
+    if (statvfs(directory, &fs) != 0)
+        status = fail_errno(err, "look at the file system of", path);
+    else
+        *bytes = (uint64_t)fs.f_bavail * fs.f_frsize;
+    bl__free(directory);
+    return status;
 }
 
 char *bl__path_join(const char *directory, const char *name) {

@@ -25,6 +25,8 @@ void bl__filemap_release(const uint8_t *data, size_t len);
 bl_status bl__file_read(const char *path, size_t max, char **data, size_t *len, bl_error *err);
 bool bl__file_exists(const char *path);      /* a regular file */
 bool bl__directory_exists(const char *path); /* a directory */
+/* Bytes that a new file at this path could have. */
+bl_status bl__file_room(const char *path, uint64_t *bytes, bl_error *err);
 /* directory + "/" + name, allocated; NULL when memory is short. */
 char *bl__path_join(const char *directory, const char *name);
 

@@ -76,13 +76,12 @@ static void fill_report(const bl__plan *plan, uint64_t output_bytes, bl_convert_
     }
 }
 
-/* Writes the file whole or not at all. */
-static bl_status write_file(const char *output, const bl__plan *plan, bl__gguf_writer *writer,
-                            bl__pool *pool, const bl_convert_params *params, uint64_t *bytes,
-                            bl_error *err) {
+bl_status bl__convert_write_file(const char *output, const bl__plan *plan, bl__gguf_writer *writer,
+                                 bl__pool *pool, const bl_convert_params *params, uint64_t *bytes,
+                                 bl_error *err) {
     bl__outfile *file;
-    bl_status status = bl__outfile_open(output, &file, err);
-    if (status)
+    bl_status status = declare_tensors(plan, writer, err);
+    if (status || (status = bl__outfile_open(output, &file, err)))
         return status;
     if (!(status = bl__gguf_writer_begin(writer, file, err)) &&
         !(status = bl__plan_write(plan, writer, pool, params, err)))
@@ -118,9 +117,7 @@ bl_status bl_convert(const char *input, const char *output, const bl_convert_par
                  ? bl__hf_source_open(input, &options, pool, writer, &plan, &hf, err)
                  : bl__gguf_source_open(input, &options, pool, writer, &plan, &gguf, err);
     if (!status)
-        status = declare_tensors(&plan, writer, err);
-    if (!status)
-        status = write_file(output, &plan, writer, pool, params, &output_bytes, err);
+        status = bl__convert_write_file(output, &plan, writer, pool, params, &output_bytes, err);
     if (!status && report)
         fill_report(&plan, output_bytes, report);
 done:

@@ -1,4 +1,4 @@
-/* Private to convert/: what the two readers of checkpoints share with bl_convert(). */
+/* Private to convert/: what the makers of plans share with bl_convert(). */
 #ifndef BL_CONVERT_CONVERT_H
 #define BL_CONVERT_CONVERT_H
 
@@ -20,5 +20,10 @@ bl_status bl__gguf_source_open(const char *path, const bl__plan_options *options
                                bl__gguf_writer *writer, bl__plan *plan, bl__gguf_source **out,
                                bl_error *err);
 void bl__gguf_source_close(bl__gguf_source *source);
+
+/* Declares the plan's tensors and general.file_type and writes the whole file. *bytes: its size. */
+bl_status bl__convert_write_file(const char *output, const bl__plan *plan, bl__gguf_writer *writer,
+                                 bl__pool *pool, const bl_convert_params *params, uint64_t *bytes,
+                                 bl_error *err);
 
 #endif

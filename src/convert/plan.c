@@ -59,6 +59,10 @@ size_t bl__plan_source_row(const bl__plan_tensor *tensor, size_t row) {
 bl_status bl__plan_read_row(const bl__plan_tensor *tensor, size_t row, float *out, bl_error *err) {
     size_t from = bl__plan_source_row(tensor, row);
     const bl__layout_info *info = bl__layout_get(tensor->source);
+    if (tensor->make) {
+        tensor->make(tensor, row, out);
+        return BL_OK;
+    }
     if (info->ternary &&
         !bl__layout_check_row(tensor->source, tensor->data, tensor->rows, tensor->cols, from))
         return bl__fail(err, BL_ERR_FORMAT, "%s: row %zu: a code or scale that %s does not define",

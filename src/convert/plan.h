@@ -10,7 +10,8 @@
 
 enum { BL_PLAN_MAX_NAME = 64 }; /* with the NUL: what GGUF readers take */
 
-typedef struct bl__plan_tensor {
+typedef struct bl__plan_tensor bl__plan_tensor;
+struct bl__plan_tensor {
     char name[BL_PLAN_MAX_NAME];
     uint32_t n_dims;
     uint64_t dims[4]; /* ggml order; rows and cols follow from it */
@@ -20,7 +21,9 @@ typedef struct bl__plan_tensor {
     bl__layout source;
     const uint8_t *data;
     size_t bytes;
-    const void *origin; /* for the plan's release() */
+    const void *origin; /* for the plan's release() and for make() */
+    /* Not NULL: there is no source, and this makes row `row`: out[cols]. Any thread may call it. */
+    void (*make)(const bl__plan_tensor *tensor, size_t row, float *out);
 
     /* What happens to the weights, in this order. */
     size_t head_dim; /* not 0: rows of each head go from RoPE halves to adjacent pairs */
@@ -32,7 +35,7 @@ typedef struct bl__plan_tensor {
     bool linear;        /* a matrix that the options' type is for */
     bool ternary;       /* every weight is known to be one of -s, 0, +s */
     bool exact;         /* refuse what the target would round */
-} bl__plan_tensor;
+};
 
 typedef struct bl__plan {
     bl__plan_tensor *tensors;

@@ -40,7 +40,7 @@ static bl_status advance(progress *p, const bl__plan_tensor *t, uint64_t bytes, 
     p->bytes_done += bytes;
     if (p->params->progress && !p->params->progress(p->params->user, p->tensors_done, p->n_tensors,
                                                     p->bytes_done, p->n_bytes))
-        return bl__fail(err, BL_ERR_CANCELLED, "conversion cancelled at %s", t->name);
+        return bl__fail(err, BL_ERR_CANCELLED, "cancelled at %s", t->name);
     return BL_OK;
 }
 
@@ -185,7 +185,8 @@ bl_status bl__plan_write(const bl__plan *plan, bl__gguf_writer *writer, bl__pool
         p.n_bytes += plan->tensors[i].bytes;
     for (size_t i = 0; i < plan->n_tensors; i++) {
         const bl__plan_tensor *t = &plan->tensors[i];
-        bool as_it_is = t->source == t->target && !t->head_dim && t->scale == 1 && t->inverse == 0;
+        bool as_it_is =
+            t->source == t->target && !t->head_dim && t->scale == 1 && t->inverse == 0 && !t->make;
         bl_status status =
             as_it_is ? copy_tensor(t, writer, &p, err) : pack_tensor(t, writer, pool, &p, err);
         if (status)
