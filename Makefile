@@ -54,6 +54,7 @@ test-all:
 
 bench: build
 	@for b in build/tests/kernels_*; do [ ! -x "$$b" ] || "$$b" --bench || exit 1; done
+	@build/bitloom bench $(if $(MODEL),-m '$(MODEL)')
 
 # The program looks for the default model below the prefix, so the prefix is configured too.
 install: setup

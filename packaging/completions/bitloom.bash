@@ -2,12 +2,15 @@
 
 _bitloom() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
-    local commands="run chat convert inspect tokenize data tokenizer train plot info help"
+    local commands="run chat convert inspect tokenize data tokenizer train plot bench dummy info help"
     local model="-m --model -t --threads -c --ctx-size -b --batch-size"
     local sampling="-n --n-predict --predict -s --seed --temp -temp --top-k --top-p --min-p
         --repeat-penalty --frequency-penalty --presence-penalty --repeat-last-n -r --stop
         --reverse-prompt --ignore-eos --special --context-shift --keep"
     local types="native bl_t2 i2_s tq1_0 tq2_0 iq1_bn iq2_bn f16 bf16 f32"
+    local dummy_types="bl_t2 i2_s tq1_0 tq2_0 q1_0 q2_0 iq1_bn iq2_bn f32 f16 bf16 q8_0 q4_0 q4_1"
+    local shapes="125M 350M 700M 760M 1B 1.3B 1.5B 2B4T 2.5B 2.7B 3B 3.8B 3.9B 6.7B 7B 13B 30B 70B
+        100B"
     local kinds="llama3 gpt2 sentencepiece"
     local embed_types="f32 f16 bf16 q8_0"
     local presets="tiny-1m small-3m 5m 15m 25m 125m 350m 700m 760m 1.3b 2.7b 3b 3.9b"
@@ -20,6 +23,8 @@ _bitloom() {
     fi
     case $cmd:$prev in
         help:*) mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$cur"); return ;;
+        dummy:--type) mapfile -t COMPREPLY < <(compgen -W "$dummy_types" -- "$cur"); return ;;
+        dummy:--shape) mapfile -t COMPREPLY < <(compgen -W "$shapes" -- "$cur"); return ;;
         *:--type) mapfile -t COMPREPLY < <(compgen -W "$types" -- "$cur"); return ;;
         train:--preset) mapfile -t COMPREPLY < <(compgen -W "$presets" -- "$cur"); return ;;
         train:--recipe) mapfile -t COMPREPLY < <(compgen -W "b1.58 bitnet" -- "$cur"); return ;;
@@ -58,6 +63,12 @@ _bitloom() {
         plot) options+=" -o --output --title --x --top -q --quiet" ;;
         tokenizer)
             options+=" -o --output --kind --vocab --coverage --bos --eos --special --field --json"
+            options+=" -q --quiet" ;;
+        bench)
+            options+=" -m --model -p --n-prompt -n --n-gen -d --n-depth -t --threads -b --batch-size"
+            options+=" -r --repetitions --json --csv -q --quiet" ;;
+        dummy)
+            options+=" -o --output --shape --type --embed-type --vocab -s --seed -t --threads --json"
             options+=" -q --quiet" ;;
         info) options+=" --json" ;;
     esac
