@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
 """Writes tests/golden/train_tiny.safetensors: what PyTorch computes for a tiny network with float,
-ternary and binary weights, for tests/golden/test_train_tiny.c. Needs torch and safetensors.
+ternary and binary weights, for tests/golden/test_train_tiny.c; and train_blend.safetensors, the same
+for ternary and binary weights of which quantization has come in by half. Needs torch and safetensors.
 
     python3 tools/make_train_golden.py tests/golden/train_tiny.safetensors
     python3 tools/make_train_golden.py tests/golden/train_groups.safetensors 2
+    python3 tools/make_train_golden.py tests/golden/train_blend.safetensors 2 half-ternary half-binary
 
 The second argument is the number of groups (arXiv 2310.11453, "Model parallelism with Group
 Quantization and Normalization"): of rows of q, k, v, gate, up, and of columns of o, down with their
@@ -29,31 +31,32 @@ def near(x):
     margin = min(margin, ((x.detach() - 0.5) - (x.detach() - 0.5).round()).abs().min().item())
 
 
-def straight_through(x, quantized):
-    return x + (quantized - x).detach()
+def straight_through(x, quantized, share):
+    return x + share * (quantized - x).detach()
 
 
-def quantize_activations(x):
+def quantize_activations(x, share):
     s = 127.0 / x.abs().amax(-1, keepdim=True).clamp(min=1e-5)
     near(x * s)
-    return straight_through(x, (x * s).round().clamp(-128, 127) / s)
+    return straight_through(x, (x * s).round().clamp(-128, 127) / s, share)
 
 
-def quantize_weights(w, mode):
+def quantize_weights(w, mode, share):
     global margin
-    if mode == "ternary":
+    if mode.endswith("ternary"):
         s = 1.0 / w.abs().mean().clamp(min=1e-5)
         near((w * s).clamp(-1, 1))
-        return straight_through(w, (w * s).round().clamp(-1, 1) / s)
+        return straight_through(w, (w * s).round().clamp(-1, 1) / s, share)
     mean, size = w.mean(), w.abs().mean()
     margin = min(margin, ((w - mean).abs().min() / size).item())
-    return straight_through(w, torch.where(w > mean, 1.0, -1.0) * size)
+    return straight_through(w, torch.where(w > mean, 1.0, -1.0) * size, share)
 
 
 def linear(x, w, mode):
+    share = 0.5 if mode.startswith("half") else 1.0
     if mode == "float":
         return F.linear(x, w)
-    return F.linear(quantize_activations(x), quantize_weights(w, mode))
+    return F.linear(quantize_activations(x, share), quantize_weights(w, mode, share))
 
 
 def by_rows(x, w, mode):
@@ -150,8 +153,8 @@ def main():
         torch.manual_seed(seed)
         margin, tensors = 1.0, {}
         init, batches = initial(), torch.randint(0, VOCAB, (STEPS, ROWS, CONTEXT + 1)).int()
-        for mode in ("ternary", "binary", "float"):
-            tensors |= train(init, batches, mode, silu=mode == "binary")
+        for mode in sys.argv[3:] or ("ternary", "binary", "float"):
+            tensors |= train(init, batches, mode, silu=mode.endswith("binary"))
             if margin < MARGIN:
                 break
         else:

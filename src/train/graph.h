@@ -41,7 +41,7 @@ typedef struct linear {
     weight_group *groups;          /* [row_groups * col_groups] */
     uint8_t *tiles; /* T2 codes of each column group [rows][group_cols], for forward products; NULL
                        for floats */
-    void *forward;  /* panels of W^T [cols][rows]; NULL unless floats */
+    void *forward;  /* panels of W^T [cols][rows]; NULL unless floats, or blended with them */
     void *backward; /* panels of W [rows][group_cols] of each column group: codes, or floats */
     void *exact;    /* as forward, float32 whatever the precision */
     size_t forward_panel, backward_panel, exact_panel; /* bytes */
@@ -122,6 +122,7 @@ struct bl__network {
     float *final_partial;           /* float[n_head_blocks][dim] */
     double *losses;                 /* double[n_head_blocks] */
 
+    float lambda;  /* 1: integer products of codes; below: float products of blended values */
     size_t *flips; /* size_t[n_chunks] of weights that changed their code */
     double flip_share;
     double seconds[BL_PHASES];
@@ -148,6 +149,10 @@ static inline size_t ceil_div(size_t a, size_t b) {
 }
 static inline bool is_quantized(const bl__network *net) {
     return net->config.weights != BL_WEIGHTS_FLOAT;
+}
+/* Whether linears of the layers multiply codes now; otherwise floats. */
+static inline bool uses_codes(const bl__network *net) {
+    return is_quantized(net) && net->lambda >= 1.0f;
 }
 /* 4-byte units that k values take, and bytes of one panel of so many. */
 static inline size_t units_of(const bl__gemm *gemm, size_t k) {

@@ -5,7 +5,10 @@
  * is the exact integer one of inference, Y = s gamma (Q C^T). Backward, straight through,
  *     dX  = (gamma dY) C          dW += (s dY)^T Q
  * so that in bfloat16 only dY is ever rounded: C and Q are exact. Where columns are in groups, each
- * of them has products of its own: nothing passes between groups but sums of Y. */
+ * of them has products of its own: nothing passes between groups but sums of Y.
+ *
+ * While quantization comes in (lambda < 1), W = w + lambda (gamma C - w) and X = x + lambda (s Q -
+ * x) are floats like those of a network without quantization, and so are the products. */
 #include "train/graph.h"
 
 #include <math.h>
@@ -94,6 +97,14 @@ static void measure_part(void *context, size_t part, size_t n_parts) {
         measure_linear(net, nth_linear(net, i));
 }
 
+static void make_codes(const bl__network *net, const weight_group *group, const float *from,
+                       size_t n, int8_t *codes) {
+    if (net->config.weights == BL_WEIGHTS_TERNARY)
+        net->loops->ternary_codes(from, n, group->inverse, codes);
+    else
+        net->loops->binary_codes(from, n, group->centre, codes);
+}
+
 /* Rows first ... first + n - 1 of a column group of quantized weights: codes to tiles and panels.
  * Returns how many codes changed. */
 static size_t pack_codes(const bl__network *net, scratch *w, const linear *l, size_t col_group,
@@ -107,10 +118,7 @@ static size_t pack_codes(const bl__network *net, scratch *w, const linear *l, si
         const float *from = l->param->value + row * l->cols + col_group * cols;
         int8_t *codes = w->q8.q + i * stride;
         memset(codes + cols, 0, bl__t2_blocks(cols) * BL_T2_COLS - cols);
-        if (net->config.weights == BL_WEIGHTS_TERNARY)
-            net->loops->ternary_codes(from, cols, group->inverse, codes);
-        else
-            net->loops->binary_codes(from, cols, group->centre, codes);
+        make_codes(net, group, from, cols, codes);
         changed += net->loops->pack_t2(codes, cols, row % BL_T2_ROWS, tile + BL_T2_SCALE_BYTES);
         memcpy(tile + row % BL_T2_ROWS * 4, &group->gamma, sizeof group->gamma);
     }
@@ -121,15 +129,33 @@ static size_t pack_codes(const bl__network *net, scratch *w, const linear *l, si
     return changed;
 }
 
-static void pack_floats(const bl__network *net, const linear *l, size_t first, size_t n) {
-    const bl__gemm *gemm = net->gemm;
+/* Rows first ... first + n - 1 as float products take them: masters, or blended in scratch. */
+static const float *float_rows(const bl__network *net, scratch *w, const linear *l, size_t first,
+                               size_t n) {
     const float *from = l->param->value + first * l->cols;
+    size_t cols = l->group_cols;
+    for (size_t at = 0; l->tiles && at < n * l->col_groups; at++) {
+        const float *x = from + at * cols;
+        const weight_group *group = group_at(l, first + at / l->col_groups, at % l->col_groups);
+        make_codes(net, group, x, cols, w->q8.q);
+        for (size_t c = 0; c < cols; c++)
+            w->a[at * cols + c] = x[c] + net->lambda * (group->gamma * (float)w->q8.q[c] - x[c]);
+    }
+    return l->tiles ? w->a : from;
+}
+
+static void pack_floats(const bl__network *net, scratch *w, const linear *l, size_t first,
+                        size_t n) {
+    const bl__gemm *gemm = net->gemm;
+    const float *from = float_rows(net, w, l, first, n);
     gemm->pack_panels_t(from, l->cols, l->cols, n,
                         (char *)l->forward + first / gemm->panel * l->forward_panel,
                         l->forward_panel);
-    gemm->pack_panels(from, l->cols, n, l->cols, NULL,
-                      (char *)l->backward + first / gemm->group * gemm->panel * 4,
-                      l->backward_panel);
+    for (size_t g = 0; g < l->col_groups; g++)
+        gemm->pack_panels(from + g * l->group_cols, l->cols, n, l->group_cols, NULL,
+                          (char *)l->backward + g * l->group_backward +
+                              first / gemm->group * gemm->panel * 4,
+                          l->backward_panel);
 }
 
 /* Chunks of all linears in their order, then those of the head. */
@@ -149,8 +175,8 @@ static void pack_part(void *context, size_t part, size_t n_parts) {
             net->flips[base + c] = 0;
             for (size_t g = 0; l->tiles && g < l->col_groups; g++)
                 net->flips[base + c] += pack_codes(net, &net->scratch[part], l, g, first, n);
-            if (!l->tiles)
-                pack_floats(net, l, first, n);
+            if (!l->tiles || !uses_codes(net)) /* in place of the codes' panels */
+                pack_floats(net, &net->scratch[part], l, first, n);
         }
         base += n_chunks;
     }
@@ -181,12 +207,12 @@ static void pack_exact_part(void *context, size_t part, size_t n_parts) {
     size_t n_linears = net->config.n_layers * (size_t)N_LINEARS;
     for (size_t i = 0; i <= n_linears; i++) {
         const linear *l = i < n_linears ? nth_linear(net, i) : &net->head;
-        size_t n_chunks = l->exact ? ceil_div(l->rows, ROW_CHUNK) : 0;
+        bool wanted = l->exact && (!l->tiles || !uses_codes(net));
+        size_t n_chunks = wanted ? ceil_div(l->rows, ROW_CHUNK) : 0;
         for (size_t c = n_chunks * part / n_parts; c < n_chunks * (part + 1) / n_parts; c++) {
-            size_t first = c * ROW_CHUNK;
-            gemm->pack_panels_t(l->param->value + first * l->cols, l->cols, l->cols,
-                                bl__min_size(ROW_CHUNK, l->rows - first),
-                                (char *)l->exact + first / gemm->panel * l->exact_panel,
+            size_t first = c * ROW_CHUNK, n = bl__min_size(ROW_CHUNK, l->rows - first);
+            gemm->pack_panels_t(float_rows(net, &net->scratch[part], l, first, n), l->cols, l->cols,
+                                n, (char *)l->exact + first / gemm->panel * l->exact_panel,
                                 l->exact_panel);
         }
     }
@@ -234,25 +260,51 @@ static void take_group(const slice *s, scratch *w, input *in, size_t group, cons
     memcpy(in->steps + group * net->slice_tokens + t, q8.step, n_tokens * sizeof *in->steps);
 }
 
-void bl__input_take(const slice *s, scratch *w, input *in, const float *x, size_t t,
-                    size_t n_tokens, bool keep) {
+/* x[n_tokens][cols] blended with its quantized values, in scratch->c, which block.c leaves free. */
+static const float *blend_inputs(const slice *s, scratch *w, const input *in, const float *x,
+                                 size_t n_tokens) {
     const bl__network *net = s->net;
-    for (size_t g = 0; is_quantized(net) && g < in->groups; g++)
-        take_group(s, w, in, g, x, t, n_tokens, keep);
-    if (is_quantized(net))
-        return;
+    size_t cols = in->cols / in->groups;
+    for (size_t at = 0; at < n_tokens * in->groups; at++) {
+        const float *from = x + at * cols;
+        float *to = w->c + at * cols, step;
+        net->kernels->quantize_i8(from, cols, w->q8.q, bl__t2_blocks(cols) * BL_T2_COLS, &step,
+                                  w->q8.sum);
+        for (size_t c = 0; c < cols; c++)
+            to[c] = from[c] + net->lambda * ((float)w->q8.q[c] * step - from[c]);
+    }
+    return w->c;
+}
+
+static void take_floats(const slice *s, scratch *w, const input *in, const float *x, size_t t,
+                        size_t n_tokens, bool keep) {
+    const bl__network *net = s->net;
+    size_t cols = in->cols / in->groups;
     for (size_t i = 0; i < n_tokens; i++)
         s->gemm->pack_row(x + i * in->cols, in->cols, 1.0f,
                           (char *)w->rows + i * units_of(s->gemm, in->cols) * 4);
-    if (keep)
-        net->gemm->pack_panels(x, in->cols, n_tokens, in->cols, NULL, at_token(net, in->panels, t),
+    for (size_t g = 0; keep && g < in->groups; g++)
+        net->gemm->pack_panels(x + g * cols, in->cols, n_tokens, cols, NULL,
+                               at_token(net, (char *)in->panels + g * token_panels(net, cols), t),
                                token_panel(net));
+}
+
+void bl__input_take(const slice *s, scratch *w, input *in, const float *x, size_t t,
+                    size_t n_tokens, bool keep) {
+    const bl__network *net = s->net;
+    for (size_t g = 0; uses_codes(net) && g < in->groups; g++)
+        take_group(s, w, in, g, x, t, n_tokens, keep);
+    if (uses_codes(net))
+        return;
+    if (is_quantized(net))
+        x = blend_inputs(s, w, in, x, n_tokens);
+    take_floats(s, w, in, x, t, n_tokens, keep);
 }
 
 void bl__linear_forward(const slice *s, const scratch *w, const linear *l, size_t n_tokens,
                         float *y) {
     const bl__network *net = s->net;
-    for (size_t g = 0; l->tiles && g < l->col_groups; g++) {
+    for (size_t g = 0; uses_codes(net) && g < l->col_groups; g++) {
         bl__q8 q8 = group_q8(w, l->col_groups, l->group_cols, g);
         float *out = g ? w->c : y;
         net->kernels->ternary_gemm(l->tiles + g * l->group_tiles, l->rows, l->group_cols, 0,
@@ -260,7 +312,7 @@ void bl__linear_forward(const slice *s, const scratch *w, const linear *l, size_
         if (g)
             net->loops->add(y, out, n_tokens * l->rows);
     }
-    if (!l->tiles)
+    if (!uses_codes(net))
         bl__multiply_rows(s->gemm, w->rows, units_of(s->gemm, l->cols) * 4, n_tokens,
                           forward_panels(s, l), forward_panel_bytes(s, l), l->cols, l->rows, y,
                           l->rows, false);
@@ -275,8 +327,8 @@ static const unsigned char input_of[N_LINEARS] = {
 /* Packs gamma dy of one token. */
 static void pack_gradient(const bl__network *net, scratch *w, const linear *l, size_t col_group,
                           const float *dy, void *out) {
-    if (l->row_groups == 1) {
-        net->gemm->pack_row(dy, l->rows, l->tiles ? l->groups[col_group].gamma : 1.0f, out);
+    if (l->row_groups == 1 || !uses_codes(net)) {
+        net->gemm->pack_row(dy, l->rows, uses_codes(net) ? l->groups[col_group].gamma : 1.0f, out);
         return;
     }
     memcpy(w->row, dy, l->rows * sizeof *dy);
@@ -292,7 +344,7 @@ void bl__linear_backward(const slice *s, scratch *w, size_t which, const float *
     const bl__gemm *gemm = net->gemm;
     const layer *here = &net->layers[s->index];
     const linear *l = &here->linears[which];
-    const float *steps = here->inputs[input_of[which]].steps;
+    const float *steps = uses_codes(net) ? here->inputs[input_of[which]].steps : NULL;
     size_t row_bytes = units_of(gemm, l->rows) * 4;
     for (size_t g = 0; g < l->col_groups; g++) {
         char *out = (char *)net->outputs[which] + g * token_panels(net, l->rows);

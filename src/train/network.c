@@ -103,6 +103,7 @@ static void layout_params(bl__network *net, bl__arena *arena) {
 static void layout_linear(bl__network *net, bl__arena *arena, linear *l, bl__param *param,
                           size_t row_groups, size_t col_groups, bool quantized) {
     const bl__gemm *exact = &net->loops->float32;
+    bool floats = !quantized || net->config.blends;
     l->param = param;
     l->rows = param->rows;
     l->cols = param->cols;
@@ -118,10 +119,10 @@ static void layout_linear(bl__network *net, bl__arena *arena, linear *l, bl__par
         l->group_tiles = bl__t2_tiles(l->rows) * bl__t2_stride(l->group_cols);
         l->tiles = bl__arena_alloc(arena, col_groups * bl__t2_tiles(l->rows),
                                    bl__t2_stride(l->group_cols));
-    } else {
-        l->forward = take_panels(net, arena, 1, l->cols, l->rows);
     }
-    if (!quantized && net->gemm != exact) {
+    if (floats)
+        l->forward = take_panels(net, arena, 1, l->cols, l->rows);
+    if (floats && net->gemm != exact) {
         l->exact_panel = panel_bytes(exact, l->cols);
         l->exact = take_floats(arena, ceil_div(l->rows, exact->panel) * exact->panel, l->cols);
     }
@@ -322,6 +323,7 @@ bl_status bl__network_create(const bl__network_config *config, size_t n_rows, si
         return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a network");
     net->config = *config;
     net->config.n_groups = config->n_groups ? config->n_groups : 1;
+    net->lambda = 1.0f;
     net->pool = pool;
     set_sizes(net, n_rows, n_tokens);
     net->params = bl__calloc(net->n_params, sizeof *net->params);
@@ -401,6 +403,11 @@ void bl__network_initialize(bl__network *net, float std, uint64_t seed) {
 void bl__network_zero_gradients(bl__network *net) {
     for (size_t i = 0; i < net->n_params; i++)
         memset(net->params[i].grad, 0, net->params[i].rows * net->params[i].cols * sizeof(float));
+}
+
+void bl__network_set_lambda(bl__network *net, float lambda) {
+    if (is_quantized(net) && net->config.blends)
+        net->lambda = lambda;
 }
 
 void bl__network_quantize(bl__network *net) {

@@ -32,3 +32,7 @@ double bl__schedule_rate(const bl__schedule *s, uint64_t step) {
 double bl__schedule_decay(const bl__schedule *s, uint64_t step) {
     return second_stage(s, step) ? s->decay2 : s->decay;
 }
+
+double bl__schedule_lambda(const bl__schedule *s, uint64_t step) {
+    return step < s->n_lambda ? (double)step / (double)s->n_lambda : 1.0;
+}

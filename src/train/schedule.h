@@ -21,10 +21,14 @@ typedef struct bl__schedule {
     double rate2;         /* peak of the second stage's line, two-stage only */
     double end_factor;    /* the last rate, as a share of the peak in force */
     double decay, decay2; /* weight decay before and after half of the run */
+    uint64_t n_lambda; /* steps in which quantization comes in; 0: it is whole from the first on */
 } bl__schedule;
 
 /* For step 0 ... n_steps - 1; later steps have what the last one has. */
 double bl__schedule_rate(const bl__schedule *schedule, uint64_t step);
 double bl__schedule_decay(const bl__schedule *schedule, uint64_t step);
+/* How far quantization has come in: min(step / n_lambda, 1), as models that were trained in full
+ * precision are fine-tuned to 1.58 bits (Hugging Face, "Fine-tuning LLMs to 1.58bit"). */
+double bl__schedule_lambda(const bl__schedule *schedule, uint64_t step);
 
 #endif

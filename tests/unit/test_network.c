@@ -223,6 +223,47 @@ static void packed_documents_are_as_alone(void **state) {
     }
 }
 
+/* Before quantization comes in there is nothing of it: the bits of a float network. Just before it
+ * is whole, the losses and gradients of integer products but for rounding; then those themselves.
+ */
+static void lambda_leads_from_float_to_integer_products(void **state) {
+    (void)state;
+    static const bl__weight_mode modes[] = {BL_WEIGHTS_TERNARY, BL_WEIGHTS_BINARY};
+    for (int variant = 0; variant < 8; variant++) {
+        bl__network_config config = variant < 4 ? odd_config() : group_config(), plain;
+        config.precision = variant & 2 ? BL_PRECISION_BF16 : BL_PRECISION_FLOAT32;
+        config.sub_norms = variant & 1;
+        plain = config;
+        config.weights = modes[variant % 2];
+        bl__network *whole = make_network(&config, ROWS, TOKENS, NULL);
+        config.blends = true;
+        bl__network *net = make_network(&config, ROWS, TOKENS, NULL);
+        bl__network *floats = make_network(&plain, ROWS, TOKENS, NULL);
+        size_t n;
+        bl__param *params = bl__network_params(net, &n);
+        fill_ids(ROWS * TOKENS, config.vocab, 3);
+        for (int stage = 0; stage < 3; stage++) {
+            static const float lambdas[] = {0.0f, 0.9999999f, 1.0f};
+            bl__network *other = stage ? whole : floats;
+            bl__param *expected = bl__network_params(other, &n);
+            bl__network_set_lambda(net, lambdas[stage]);
+            double a = loss_of(net, ROWS, TOKENS), b = loss_of(other, ROWS, TOKENS);
+            assert_true(stage == 1 ? fabs(a - b) < 2e-5 * b : a == b);
+            bl__network_zero_gradients(net);
+            bl__network_zero_gradients(other);
+            a = bl__network_step(net, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
+            b = bl__network_step(other, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
+            assert_true(stage == 1 ? fabs(a - b) < 1e-2 * b : a == b);
+            for (size_t i = 0; i < n && stage != 1; i++)
+                assert_memory_equal(params[i].grad, expected[i].grad,
+                                    params[i].rows * params[i].cols * sizeof(float));
+        }
+        bl__network_free(net);
+        bl__network_free(whole);
+        bl__network_free(floats);
+    }
+}
+
 static const bl__weight_mode all_modes[] = {BL_WEIGHTS_FLOAT, BL_WEIGHTS_TERNARY,
                                             BL_WEIGHTS_BINARY};
 
@@ -264,6 +305,7 @@ static double train_some(const bl__network_config *config, uint32_t n_threads, s
     double loss = 0;
     for (int step = 0; step < 3; step++) {
         fill_ids(rows * tokens, config->vocab, (uint64_t)step);
+        bl__network_set_lambda(net, 0.25f * (float)(step + 1));
         bl__network_quantize(net);
         loss = bl__network_step(net, inputs, targets, rows, tokens, true, 1.0f, NULL);
         bl__optimizer_step(optimizer, 1e-3, 0.1, 1.0);
@@ -285,6 +327,7 @@ static void threads_change_no_bit(void **state) {
         bl__network_config config = m < 6 ? odd_config() : group_config();
         config.weights = all_modes[m % 3];
         config.precision = m / 3 % 2 ? BL_PRECISION_BF16 : BL_PRECISION_FLOAT32;
+        config.blends = m % 2;
         memset(values, 0, sizeof values);
         double alone = train_some(&config, 1, ROWS, TOKENS, values[0]);
         for (uint32_t threads = 2; threads <= 5; threads++) {
@@ -379,6 +422,7 @@ static void steps_allocate_nothing(void **state) {
         bl__network_config config = m < 3 ? odd_config() : group_config();
         config.weights = all_modes[m % 3];
         config.precision = BL_PRECISION_AUTO;
+        config.blends = true;
         bl__pool *pool = NULL;
         assert_int_equal(bl__pool_create(3, false, &pool, NULL), BL_OK);
         bl__network *net = make_network(&config, ROWS, TOKENS, pool);
@@ -390,6 +434,7 @@ static void steps_allocate_nothing(void **state) {
         fill_ids(ROWS * TOKENS, config.vocab, 3);
         long before = bl__alloc_count();
         for (int step = 0; step < 3; step++) {
+            bl__network_set_lambda(net, 0.5f * (float)step);
             bl__network_quantize(net);
             bl__network_step(net, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
             bl__optimizer_step(optimizer, 1e-3, 0.1, 1.0);
@@ -604,6 +649,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(gradients_are_slopes),
         cmocka_unit_test(gradients_of_packed_rows_are_slopes),
         cmocka_unit_test(packed_documents_are_as_alone),
+        cmocka_unit_test(lambda_leads_from_float_to_integer_products),
         cmocka_unit_test(gradients_add_up_and_scale),
         cmocka_unit_test(threads_change_no_bit),
         cmocka_unit_test(slices_add_up),

@@ -55,6 +55,18 @@ static void two_stages_drop_at_half(void **state) {
     assert_close(bl__schedule_decay(&s, 51), 0.0);
 }
 
+static void quantization_comes_in_linearly(void **state) {
+    (void)state;
+    bl__schedule s = base;
+    assert_close(bl__schedule_lambda(&s, 0), 1);
+    s.n_lambda = 8;
+    assert_close(bl__schedule_lambda(&s, 0), 0);
+    assert_close(bl__schedule_lambda(&s, 2), 0.25);
+    assert_close(bl__schedule_lambda(&s, 7), 0.875);
+    assert_close(bl__schedule_lambda(&s, 8), 1);
+    assert_close(bl__schedule_lambda(&s, 1000000), 1);
+}
+
 static void runs_of_a_step_or_none_are_finite(void **state) {
     (void)state;
     bl__schedule s = base;
@@ -73,6 +85,7 @@ int main(void) {
         cmocka_unit_test(rates_rise_during_warm_up),
         cmocka_unit_test(shapes_have_their_ends_and_middles),
         cmocka_unit_test(two_stages_drop_at_half),
+        cmocka_unit_test(quantization_comes_in_linearly),
         cmocka_unit_test(runs_of_a_step_or_none_are_finite),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
