@@ -18,11 +18,11 @@
 #include "commands.h"
 #include "terminal.h"
 
-enum { N_OWN_SETTINGS = 12, MAX_SETTINGS = N_OWN_SETTINGS + OPTION_LIST_MAX, MAX_TEXT = 1 << 16 };
+enum { N_OWN_SETTINGS = 14, MAX_SETTINGS = N_OWN_SETTINGS + OPTION_LIST_MAX, MAX_TEXT = 1 << 16 };
 
 typedef struct train_settings {
-    const char *output, *export_to, *data, *tokenizer, *preset, *recipe, *weights;
-    int64_t steps, rows, tokens, accumulate, groups, seed, threads;
+    const char *output, *export_to, *data, *tokenizer, *preset, *recipe, *weights, *from;
+    int64_t lambda_steps, steps, rows, tokens, accumulate, groups, seed, threads;
     double rate;
     option_list set;
     bool resume, masters, json, quiet;
@@ -47,6 +47,12 @@ static const option RECIPE_OPTIONS[] = {
      "token file, from bitloom data build"},
     {0, "tokenizer", NULL, OPTION_TEXT, "PATH", TRAIN(tokenizer), 0, 0, NULL,
      "what the tokens were made with; goes into exports"},
+    {0, "from", NULL, OPTION_TEXT, "MODEL", TRAIN(from), 0, 0, NULL,
+     "start from the weights of a GGUF file, a Hugging Face directory or a run; its sizes and "
+     "tokenizer hold where nothing else is said"},
+    {0, "lambda-steps", NULL, OPTION_INTEGER, "N", TRAIN(lambda_steps), 0, 1e12, NULL,
+     "steps in which quantization comes in, from none to whole; by default 1000, at most half of "
+     "the run, with --from a full-precision model, else 0"},
     {0, "preset", NULL, OPTION_TEXT, "NAME", TRAIN(preset), 0, 0, NULL,
      "size: tiny-1m small-3m 5m 15m 25m 125m 350m 700m 760m 1.3b 2.7b 3b 3.9b"},
     {0, "recipe", NULL, OPTION_CHOICE, "NAME", TRAIN(recipe), 0, 0, "b1.58 bitnet",
@@ -108,6 +114,8 @@ static bool make_settings(const train_settings *s, setting_list *list) {
     snprintf(rate, sizeof rate, "%.17g", s->rate);
     add_text(list, "data", s->data);
     add_text(list, "tokenizer", s->tokenizer);
+    add_text(list, "from", s->from);
+    add_whole(list, "lambda_steps", s->lambda_steps);
     add_text(list, "preset", s->preset);
     add_text(list, "recipe", s->recipe);
     add_text(list, "weights", s->weights);
@@ -156,12 +164,15 @@ static bool take_step(void *user, const bl_train_step *s) {
     double now = seconds_now();
     if ((s->validated || s->sample) && !w->is_quiet && w->is_shown)
         fputs("\r\033[K", stderr);
-    if (s->validated && !w->is_quiet)
-        note("step %llu  validation %.4f%s  training %.4f", (unsigned long long)s->step,
-             s->validation, s->validation <= s->best ? " (best)" : "", s->smoothed);
+    if (s->validated && !w->is_quiet && s->step == 0)
+        note("step 0  validation %.4f of what it starts from", s->validation);
+    else if (s->validated && !w->is_quiet)
+        note("step %llu  validation %.4f%s  training %.4f%s", (unsigned long long)s->step,
+             s->validation, s->validation <= s->best ? " (best)" : "", s->smoothed,
+             s->lambda < 1 ? "  (quantization comes in)" : "");
     if (s->sample && !w->is_quiet)
         show_sample(s->sample);
-    if (w->is_shown && now - w->shown_at > 0.2) {
+    if (w->is_shown && s->step && now - w->shown_at > 0.2) {
         fprintf(stderr,
                 "\rstep %llu/%llu  %.1f M tokens  loss %.3f  rate %.2e  flips %.2f %%  "
                 "%.0f tokens/s  %s left \033[K",
@@ -310,9 +321,10 @@ static bool is_gguf(const char *path) {
 
 /* Removes what bl_train_export() writes. */
 static void remove_export(const char *directory) {
-    static const char *const names[] = {
-        "config.json",     "generation_config.json", "model.safetensors",      "tokenizer.json",
-        "tokenizer.model", "tokenizer_config.json",  "special_tokens_map.json"};
+    static const char *const names[] = {"config.json",           "generation_config.json",
+                                        "model.safetensors",     "tokenizer.json",
+                                        "tokenizer.model",       "tokenizer.gguf",
+                                        "tokenizer_config.json", "special_tokens_map.json"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char *path = bl__path_join(directory, names[i]);
         if (path)
@@ -362,7 +374,8 @@ static int export_model(const train_settings *s) {
 }
 
 static int run(int argc, char **argv) {
-    train_settings s = {.steps = -1,
+    train_settings s = {.lambda_steps = -1,
+                        .steps = -1,
                         .rows = -1,
                         .tokens = -1,
                         .accumulate = -1,
@@ -378,7 +391,7 @@ static int run(int argc, char **argv) {
     case PARSE_OK:
         break;
     }
-    bool trains = recipe || s.data || s.resume;
+    bool trains = recipe || s.data || s.resume || s.from;
     if (!s.output)
         return options_complain(&TRAIN_COMMAND, "-o DIR is missing");
     if (!trains && !s.export_to)
@@ -403,6 +416,7 @@ const command TRAIN_COMMAND = {
         "as if it had not been. The last checkpoints and the best one are kept as safetensors.",
     .examples = "  bitloom train --data novels.bin --tokenizer tok/ --preset 5m --steps 4000 -o r\n"
                 "  bitloom train recipe.json --weights float --lr 1e-3 -o twin\n"
+                "  bitloom train --from twin --data novels.bin --steps 2000 --lr 1e-3 -o tuned\n"
                 "  bitloom train --resume -o r\n"
                 "  bitloom train --export model.gguf -o r\n",
     .groups = GROUPS,

@@ -32,6 +32,7 @@ typedef struct bl_train_step {
     double rate, decay;
     double gradient_norm; /* before clipping */
     double flips;         /* share of quantized weights that the step before changed the code of */
+    double lambda;        /* how far quantization had come in, 0 ... 1 */
     double tokens_per_second, seconds_left;
     bool validated;     /* this step measured held-out data: */
     double validation;  /* nats a token */
@@ -47,7 +48,8 @@ typedef struct bl_train_params {
     bool resume;        /* go on after the last checkpoint; from the start when there is none. The
                            recipe is the checkpoint's unless one is given */
     uint32_t n_threads; /* 0 = all physical cores */
-    /* Called after every step; returns false to cancel. May be NULL. */
+    /* Called after every step, and before the first one with a model to start from as it came
+     * (step 0, no loss); returns false to cancel. May be NULL. */
     bool (*progress)(void *user, const bl_train_step *step);
     /* Called with a line about what went wrong but was mended. May be NULL. */
     void (*warn)(void *user, const char *message);
@@ -78,7 +80,12 @@ typedef struct bl_train_report {
     uint32_t process;     /* which of them this one is */
 } bl_train_report;
 
-/* Trains to the recipe's last step. A step whose loss is not finite or far above the ones before
+/* Trains to the recipe's last step. A run starts from random weights or, with the recipe's "from",
+ * from those of a model: a GGUF file, a Hugging Face directory, a run or checkpoint of bl_train().
+ * That model decides what the recipe does not say of sizes and tokenizer. It must be one that the
+ * trainer's network can take (gated feed-forward blocks, a tied head, no biases, plain RoPE) and
+ * not be ternary already: anything else is refused by name, BL_ERR_UNSUPPORTED. A step whose loss
+ * is not finite or far above the ones before
  * ("spike") is undone: the run goes back to its last checkpoint, passes over the data since, and
  * warns; the third time in a row is an error. report may be NULL.
  * Errors: BL_ERR_ARGUMENT (recipe, settings, a directory that has a run already), BL_ERR_NOT_FOUND,
@@ -97,7 +104,8 @@ const char *bl_train_mpi(bl_error *reason);
  * multiplies), binary ones too: -1 and +1 are ternary values. The rest becomes bfloat16.
  * Float models, and with `masters` ternary ones, are written in float32; transformers and
  * bl_convert() quantize masters as the trainer does.
- * Errors: those of reading; BL_ERR_UNSUPPORTED for masters of a binary model, which no known
+ * Errors: those of reading; BL_ERR_UNSUPPORTED for a run whose quantization is still coming in
+ * ("lambda_steps"), and for masters of a binary model, which no known
  * configuration can say how to quantize; BL_ERR_IO. config.json is written last. */
 bl_status bl_train_export(const char *run, const char *directory, bool masters, bl_error *err);
 

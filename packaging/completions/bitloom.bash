@@ -58,7 +58,7 @@ _bitloom() {
             options+=" -t --threads -q --quiet --check --doc --first -n --n-tokens --ids" ;;
         train)
             options+=" -o --output --out --resume -t --threads --json -q --quiet --data --tokenizer"
-            options+=" --preset --recipe --weights --groups --steps --rows --tokens --accumulate"
+            options+=" --from --lambda-steps --preset --recipe --weights --groups --steps --rows --tokens --accumulate"
             options+=" --lr --rate -s --seed --set --export --masters" ;;
         plot) options+=" -o --output --title --x --top -q --quiet" ;;
         tokenizer)

@@ -73,6 +73,8 @@ complete -c bitloom -n '__fish_seen_subcommand_from train' -l resume -d 'go on a
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l data -r -F -d 'token file'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l tokenizer -r -F -d 'tokenizer of the data'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l preset -x -a 'tiny-1m small-3m 5m 15m 25m 125m 350m 700m 760m 1.3b 2.7b 3b 3.9b' -d 'size'
+complete -c bitloom -n '__fish_seen_subcommand_from train' -l from -r -d 'model to start from'
+complete -c bitloom -n '__fish_seen_subcommand_from train' -l lambda-steps -x -d 'steps in which quantization comes in'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l recipe -x -a 'b1.58 bitnet' -d 'published schedule'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l weights -x -a 'ternary binary float' -d 'kind of linear weights'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l groups -x -d 'groups of each linear'

@@ -360,9 +360,9 @@ static bl_status make_plan(const planner *p) {
 /* The tokenizer, where the checkpoint has one: some have only weights, and run by token ids. */
 static bl_status write_vocab(const char *path, const bl__hf_config *config, bl__gguf_writer *writer,
                              bl_error *err) {
-    static const char *const files[] = {"tokenizer.json", "tokenizer.model"};
+    static const char *const files[] = {"tokenizer.json", "tokenizer.model", "tokenizer.gguf"};
     bool found = false;
-    for (size_t i = 0; i < 2; i++) {
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
         char *file = bl__path_join(path, files[i]);
         if (!file)
             return bl__fail(err, BL_ERR_MEMORY, "%s: cannot allocate a path", path);

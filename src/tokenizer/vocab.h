@@ -98,8 +98,9 @@ bl_status bl__vocab_from_json(bl__string json, const bl__vocab_companions *compa
 bl_status bl__vocab_from_sentencepiece(bl__string model, const bl__vocab_companions *companions,
                                        bl__vocab **out, bl_error *err);
 
-/* From a path: a GGUF file, a Hugging Face directory (tokenizer.json, else tokenizer.model), or
- * one of those two files with its companions beside it. Errors name the file. */
+/* From a path: a GGUF file, a Hugging Face directory (tokenizer.json, else tokenizer.model, else
+ * our tokenizer.gguf), or one of the first two files with its companions beside it. Errors name the
+ * file. */
 bl_status bl__vocab_open(const char *path, bl__vocab **out, bl_error *err);
 
 /* Declares the tokenizer.* keys as llama.cpp reads them. Rows of the embedding beyond n_tokens are

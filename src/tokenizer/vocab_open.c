@@ -83,18 +83,22 @@ static bl_status open_hf(const char *directory, const char *file, bool is_json, 
 static bl_status open_directory(const char *path, bl__vocab **out, bl_error *err) {
     char *json = bl__path_join(path, "tokenizer.json");
     char *model = bl__path_join(path, "tokenizer.model");
+    char *gguf = bl__path_join(path, "tokenizer.gguf");
     bl_status status;
-    if (!json || !model)
+    if (!json || !model || !gguf)
         status = bl__fail(err, BL_ERR_MEMORY, "%s: cannot allocate a path", path);
     else if (bl__file_exists(json))
         status = open_hf(path, json, true, out, err);
     else if (bl__file_exists(model))
         status = open_hf(path, model, false, out, err);
+    else if (bl__file_exists(gguf))
+        status = open_gguf(gguf, out, err);
     else
         status =
             bl__fail(err, BL_ERR_NOT_FOUND, "%s: neither tokenizer.json nor tokenizer.model", path);
     bl__free(json);
     bl__free(model);
+    bl__free(gguf);
     return status;
 }
 

@@ -17,6 +17,7 @@
 #include "formats/json.h"
 #include "formats/safetensors_write.h"
 #include "quant/quant.h"
+#include "tokenizer/vocab.h"
 #include "train/checkpoint.h"
 #include "train/graph.h"
 #include "train/run_directory.h"
@@ -110,9 +111,33 @@ static bl_status write_tokenizer_config(const export *e, const bl_tokenizer *tok
     return write_json(e, "tokenizer_config.json", object);
 }
 
+/* The vocabulary of a model in GGUF stays in that form: bl_convert() takes it from there. */
+static bl_status write_vocabulary(const export *e, const bl_tokenizer *tokenizer) {
+    static const char architecture[] = "general.architecture", name[] = "llama";
+    bl__gguf_writer *writer = NULL;
+    bl__outfile *file = NULL;
+    char *path = bl__path_join(e->directory, "tokenizer.gguf");
+    bl_status status = path ? bl__gguf_writer_create(&writer, e->err) : no_memory(e->err);
+    if (status ||
+        (status = bl__gguf_set_string(writer, architecture, name, strlen(name), e->err)) ||
+        (status = bl__vocab_write_gguf(bl__tokenizer_vocab(tokenizer), writer, 0, e->err)) ||
+        (status = bl__outfile_open(path, &file, e->err)))
+        goto done;
+    if (!(status = bl__gguf_writer_begin(writer, file, e->err)))
+        status = bl__gguf_writer_finish(writer, e->err);
+    if (status)
+        bl__outfile_abort(file);
+    else
+        status = bl__outfile_commit(file, e->err);
+done:
+    bl__gguf_writer_free(writer);
+    bl__free(path);
+    return status;
+}
+
 /* The recipe's tokenizer and, when that is a directory, what lies beside it. */
 static bl_status copy_tokenizer(export *e) {
-    static const char *const files[] = {"tokenizer.json", "tokenizer.model",
+    static const char *const files[] = {"tokenizer.json", "tokenizer.model", "tokenizer.gguf",
                                         "special_tokens_map.json", "tokenizer_config.json"};
     const char *from = e->recipe.tokenizer;
     bl_tokenizer *tokenizer = NULL;
@@ -129,10 +154,7 @@ static bl_status copy_tokenizer(export *e) {
         bool model = strlen(name) > 6 && strcmp(name + strlen(name) - 6, ".model") == 0;
         bool json = strlen(name) > 5 && strcmp(name + strlen(name) - 5, ".json") == 0;
         status = model || json ? copy_file(e, from, files[model], &found)
-                               : bl__fail(e->err, BL_ERR_UNSUPPORTED,
-                                          "%s: expected a tokenizer.json or tokenizer.model, or "
-                                          "their directory",
-                                          from);
+                               : write_vocabulary(e, tokenizer);
         found = false; /* of tokenizer_config.json */
     }
     for (size_t i = 0; i < sizeof files / sizeof *files && !status && bl__directory_exists(from);
@@ -287,33 +309,35 @@ static bl_status write_generation(const export *e) {
 
 /* ---- the whole ---- */
 
-static bl_status open_checkpoint(const char *run, bl__checkpoint **out, bl_error *err) {
-    char path[BL_RUN_MAX_PATH];
-    uint64_t step;
-    bool found;
-    if (!bl__directory_exists(run))
-        return bl__checkpoint_open(run, out, err);
-    bl_status status = bl__run_latest(run, &found, &step, err);
-    if (status)
-        return status;
-    if (!found)
-        return bl__fail(err, BL_ERR_NOT_FOUND, "%s: no checkpoint in it", run);
-    bl__run_checkpoint_path(run, step, path);
-    return bl__checkpoint_open(path, out, err);
+/* Between two kinds of network there is none that a file could hold. */
+static bl_status check_lambda(const export *e, const char *run, const bl__checkpoint *c) {
+    bl__schedule schedule = bl__recipe_schedule(&e->recipe);
+    uint64_t step = bl__checkpoint_progress(c)->step;
+    double lambda = bl__schedule_lambda(&schedule, step);
+    if (lambda >= 1.0)
+        return BL_OK;
+    return bl__fail(
+        e->err, BL_ERR_UNSUPPORTED,
+        "%s: quantization has come in by %.3g of 1 at step %llu of %llu (lambda_steps); "
+        "train on before exporting",
+        run, lambda, (unsigned long long)step, (unsigned long long)schedule.n_lambda);
 }
 
 /* A network of one token: only its weights are wanted. */
 static bl_status load(export *e, const char *run) {
     bl__checkpoint *c = NULL;
-    char *text = NULL;
-    bl_status status = open_checkpoint(run, &c, e->err);
-    if (status)
+    char *text = NULL, path[BL_RUN_MAX_PATH];
+    bl_status status = bl__run_find_checkpoint(run, path, e->err);
+    if (status || (status = bl__checkpoint_open(path, &c, e->err)))
         return status;
     if (!(text = bl__recipe_text(bl__checkpoint_recipe(c))))
         status = no_memory(e->err);
     else
         status = bl__recipe_parse(text, strlen(text), NULL, 0, &e->recipe, e->err);
+    if (!status)
+        status = check_lambda(e, run, c);
     bl__network_config config = bl__recipe_network(&e->recipe);
+    config.blends = false;
     if (!status && !(status = bl__network_create(&config, 1, 1, NULL, &e->net, e->err))) {
         e->params = bl__network_params(e->net, &e->n_params);
         status = bl__checkpoint_read(c, e->params, e->n_params, NULL, e->err);

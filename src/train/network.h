@@ -41,7 +41,7 @@ typedef struct bl__network_config {
      * 2310.11453, "Model parallelism with Group Quantization and Normalization"). Divides
      * n_kv_heads and ffn_dim; 0 counts as 1. */
     uint32_t n_groups;
-    bool blends;    /* bl__network_set_lambda() will be called: makes room for float products */
+    bool blends; /* bl__network_set_lambda() will be called: makes room for float products */
 } bl__network_config;
 
 /* The tensors of one layer, in the order they have among the parameters. Parameter 0 is the
@@ -96,9 +96,9 @@ void bl__network_initialize(bl__network *network, float std, uint64_t seed);
 void bl__network_zero_gradients(bl__network *network);
 
 /* How far quantization has come in, 0 ... 1, from the next bl__network_quantize() on; 1 at first.
- * Below 1 every quantized linear multiplies w + lambda (quantized w - w) by inputs blended alike, in
- * float products; gradients pass straight through. Float weights, and networks that were not made
- * to blend, know 1 only. */
+ * Below 1 every quantized linear multiplies w + lambda (quantized w - w) by inputs blended alike,
+ * in float products; gradients pass straight through. Float weights, and networks that were not
+ * made to blend, know 1 only. */
 void bl__network_set_lambda(bl__network *network, float lambda);
 
 /* Quantizes the weights for the steps that follow; call after every change of values. */

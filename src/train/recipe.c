@@ -55,6 +55,7 @@ static const field FIELDS[] = {
     {"init_std", FIELD_REAL, AT(init_std), 0, 10, NULL, false},
     {"data", FIELD_TEXT, AT(data), 0, 0, NULL, false},
     {"tokenizer", FIELD_TEXT, AT(tokenizer), 0, 0, NULL, false},
+    {"from", FIELD_TEXT, AT(from), 0, 0, NULL, false},
     {"mask_documents", FIELD_FLAG, AT(mask_documents), 0, 0, NULL, false},
     {"rows", FIELD_WHOLE, AT(rows), 1, 1 << 20, NULL, false},
     {"tokens", FIELD_WHOLE, AT(tokens), 1, 1 << 24, NULL, false},
@@ -63,6 +64,7 @@ static const field FIELDS[] = {
     {"recipe", FIELD_CHOICE, AT(recipe), 0, 0, "b1.58 bitnet", false},
     {"shape", FIELD_CHOICE, AT(shape), 0, 0, "constant linear cosine two-stage", false},
     {"warmup", FIELD_WHOLE, AT(warmup), 0, 1e12, NULL, false},
+    {"lambda_steps", FIELD_WHOLE, AT(lambda_steps), 0, 1e12, NULL, false},
     {"rate", FIELD_REAL, AT(rate), 0, 1e30, NULL, false},
     {"rate2", FIELD_REAL, AT(rate2), 0, 1e30, NULL, false},
     {"end", FIELD_REAL, AT(end), 0, 1, NULL, false},
@@ -110,6 +112,9 @@ static const struct preset {
 enum { N_PRESETS = sizeof PRESETS / sizeof *PRESETS };
 enum { RECIPE_B158, RECIPE_BITNET };
 static const char DEFAULT_PRESET[] = "small-3m";
+/* For models that were trained in full precision: Hugging Face's "Fine-tuning LLMs to 1.58bit". */
+static const double FROM_RATE = 1e-4;
+enum { FROM_LAMBDA_STEPS = 1000 };
 
 /* ---- fields ---- */
 
@@ -296,9 +301,10 @@ static bl_status apply_preset(bl__recipe *r, bl_error *err) {
     default_whole(&r->heads, p->heads);
     default_whole(&r->kv_heads, own_heads ? r->heads : p->kv_heads);
     default_whole(&r->head_dim, r->dim / r->heads);
-    default_whole(&r->tokens, p->tokens);
+    default_whole(&r->tokens,
+                  r->context != UNSET && r->context < p->tokens ? r->context : p->tokens);
     default_whole(&r->context, r->tokens);
-    default_real(&r->rate, p->rate);
+    default_real(&r->rate, r->from ? FROM_RATE : p->rate);
     default_real(&r->rate2, p->rate2 * (r->rate / p->rate));
     return BL_OK;
 }
@@ -310,6 +316,8 @@ static void apply_recipe(bl__recipe *r) {
     default_whole(&r->shape, first ? BL_DECAY_LINEAR : BL_DECAY_TWO_STAGE);
     default_whole(&r->weights, first ? BL_WEIGHTS_BINARY : BL_WEIGHTS_TERNARY);
     default_whole(&r->warmup, warmup < most ? warmup : most);
+    most = r->from ? r->steps / 2 : 0;
+    default_whole(&r->lambda_steps, FROM_LAMBDA_STEPS < most ? FROM_LAMBDA_STEPS : most);
     default_real(&r->end, 0.03);
     default_real(&r->decay, first ? 0.01 : 0.1);
     default_real(&r->decay2, first ? r->decay : 0.0);
@@ -361,6 +369,9 @@ static bl_status check_fit(const bl__recipe *r, bl_error *err) {
     if (r->warmup > r->steps)
         return bl__fail(err, BL_ERR_ARGUMENT, "warmup is %lld, more than steps, %lld",
                         (long long)r->warmup, (long long)r->steps);
+    if (r->lambda_steps > r->steps)
+        return bl__fail(err, BL_ERR_ARGUMENT, "lambda_steps is %lld, more than steps, %lld",
+                        (long long)r->lambda_steps, (long long)r->steps);
     if (r->activation == 1 && !r->sub_norms)
         return bl__fail(err, BL_ERR_ARGUMENT,
                         "activation is 'relu2' without sub_norms, which no known architecture has; "
@@ -375,13 +386,22 @@ static bl_status check_fit(const bl__recipe *r, bl_error *err) {
     return BL_OK;
 }
 
-bl_status bl__recipe_parse(const char *text, size_t len, const char *const *settings, size_t n,
-                           bl__recipe *out, bl_error *err) {
-    bl__recipe r;
-    unset(&r);
-    bl_status status = len ? read_object(&r, text, len, err) : BL_OK;
+/* Text and settings over a base, not yet resolved. */
+static bl_status read_all(const char *base, const char *text, size_t len,
+                          const char *const *settings, size_t n, bl__recipe *r, bl_error *err) {
+    unset(r);
+    bl_status status = base ? read_object(r, base, strlen(base), err) : BL_OK;
+    if (!status && len)
+        status = read_object(r, text, len, err);
     for (size_t i = 0; i < n && !status; i++)
-        status = read_setting(&r, settings[i], err);
+        status = read_setting(r, settings[i], err);
+    return status;
+}
+
+static bl_status parse_over(const char *base, const char *text, size_t len,
+                            const char *const *settings, size_t n, bl__recipe *out, bl_error *err) {
+    bl__recipe r;
+    bl_status status = read_all(base, text, len, settings, n, &r, err);
     if (!status)
         status = apply_preset(&r, err);
     if (!status) {
@@ -397,31 +417,71 @@ bl_status bl__recipe_parse(const char *text, size_t len, const char *const *sett
     return status;
 }
 
-bl_status bl__recipe_read(const char *path, const char *const *settings, size_t n, bl__recipe *out,
-                          bl_error *err) {
-    char *text = NULL;
-    size_t len = 0;
-    bl_status status = path ? bl__file_read(path, MAX_RECIPE, &text, &len, err) : BL_OK;
+bl_status bl__recipe_parse(const char *text, size_t len, const char *const *settings, size_t n,
+                           bl__recipe *out, bl_error *err) {
+    return parse_over(NULL, text, len, settings, n, out, err);
+}
+
+/* The bytes of a recipe's file; nothing when path is NULL. */
+static bl_status read_text(const char *path, char **text, size_t *len, bl_error *err) {
+    *text = NULL;
+    *len = 0;
+    bl_status status = path ? bl__file_read(path, MAX_RECIPE, text, len, err) : BL_OK;
+    if (!status && path && !*len) {
+        bl__free(*text);
+        status = bl__fail(err, BL_ERR_FORMAT, "%s: empty", path);
+    }
+    return status;
+}
+
+bl_status bl__recipe_read_over(const char *base, const char *path, const char *const *settings,
+                               size_t n, bl__recipe *out, bl_error *err) {
+    char *text;
+    size_t len;
+    bl_status status = read_text(path, &text, &len, err);
     if (status)
         return status;
-    if (path && !len)
-        status = bl__fail(err, BL_ERR_FORMAT, "%s: empty", path);
-    else if ((status = bl__recipe_parse(text, len, settings, n, out, err)) && path)
+    if ((status = parse_over(base, text, len, settings, n, out, err)) && path)
         bl__error_prefix(err, path);
+    bl__free(text);
+    return status;
+}
+
+bl_status bl__recipe_read(const char *path, const char *const *settings, size_t n, bl__recipe *out,
+                          bl_error *err) {
+    return bl__recipe_read_over(NULL, path, settings, n, out, err);
+}
+
+bl_status bl__recipe_find_from(const char *path, const char *const *settings, size_t n, char **out,
+                               bl_error *err) {
+    char *text;
+    size_t len;
+    bl__recipe r;
+    bl_status status = read_text(path, &text, &len, err);
+    if (status)
+        return status;
+    if ((status = read_all(NULL, text, len, settings, n, &r, err)) && path)
+        bl__error_prefix(err, path);
+    if (!status) {
+        *out = r.from;
+        r.from = NULL;
+    }
+    bl__recipe_free(&r);
     bl__free(text);
     return status;
 }
 
 /* ---- what it gives ---- */
 
-char *bl__recipe_text(const bl__recipe *r) {
+/* is_wanted NULL: all. */
+static char *write_fields(const bl__recipe *r, bool (*is_wanted)(const field *)) {
     json_t *root = json_object();
     bool good = root != NULL;
     for (size_t i = 0; i < N_FIELDS && good; i++) {
         const field *f = &FIELDS[i];
         char name[32];
         json_t *value = NULL;
-        if (f->kind == FIELD_TEXT && !*text_at(r, f))
+        if ((is_wanted && !is_wanted(f)) || (f->kind == FIELD_TEXT && !*text_at(r, f)))
             continue;
         if (f->kind == FIELD_TEXT)
             value = json_string(*text_at(r, f));
@@ -440,6 +500,20 @@ char *bl__recipe_text(const bl__recipe *r) {
     char *out = good ? bl__json_write(root, JSON_INDENT(2), NULL) : NULL;
     json_decref(root);
     return out;
+}
+
+static bool is_of_base(const field *f) {
+    return f->shape || f->offset == offsetof(bl__recipe, context) ||
+           f->offset == offsetof(bl__recipe, lambda_steps) ||
+           f->offset == offsetof(bl__recipe, tokenizer);
+}
+
+char *bl__recipe_text(const bl__recipe *r) {
+    return write_fields(r, NULL);
+}
+
+char *bl__recipe_base_text(const bl__recipe *r) {
+    return write_fields(r, is_of_base);
 }
 
 bl_status bl__recipe_match_model(const bl__recipe *wanted, const bl__recipe *found, bl_error *err) {
@@ -483,7 +557,8 @@ bl__network_config bl__recipe_network(const bl__recipe *r) {
                                 .precision = (bl__precision)r->precision,
                                 .relu2 = r->activation == 1,
                                 .sub_norms = r->sub_norms != 0,
-                                .n_groups = (uint32_t)r->groups};
+                                .n_groups = (uint32_t)r->groups,
+                                .blends = r->lambda_steps > 0};
 }
 
 bl__schedule bl__recipe_schedule(const bl__recipe *r) {
@@ -494,7 +569,9 @@ bl__schedule bl__recipe_schedule(const bl__recipe *r) {
                           .rate2 = r->rate2,
                           .end_factor = r->end,
                           .decay = r->decay,
-                          .decay2 = r->decay2};
+                          .decay2 = r->decay2,
+                          .n_lambda =
+                              r->weights != BL_WEIGHTS_FLOAT ? (uint64_t)r->lambda_steps : 0};
 }
 
 bl__optimizer_config bl__recipe_optimizer(const bl__recipe *r) {

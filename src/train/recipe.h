@@ -14,8 +14,8 @@
 #include "train/schedule.h"
 
 /* Whole numbers are int64_t and choices too (their place in the list of names), so that one table
- * describes all of them. Resolved: every field has a value, but data, tokenizer and prompt may be
- * NULL. */
+ * describes all of them. Resolved: every field has a value, but data, tokenizer, from and prompt
+ * may be NULL. */
 typedef struct bl__recipe {
     /* the model */
     char *preset;
@@ -24,10 +24,10 @@ typedef struct bl__recipe {
     int64_t weights, activation, sub_norms, groups, precision;
     double rope_base, norm_eps, init_std;
     /* the data */
-    char *data, *tokenizer;
+    char *data, *tokenizer, *from; /* from: the model to start from, or NULL */
     int64_t mask_documents, rows, tokens, accumulate, steps;
     /* the schedule */
-    int64_t recipe, shape, warmup;
+    int64_t recipe, shape, warmup, lambda_steps;
     double rate, rate2, end, decay, decay2, beta1, beta2, eps, clip;
     /* the run */
     int64_t seed, eval_interval, eval_rows, save_interval, keep, log_interval;
@@ -46,10 +46,20 @@ bl_status bl__recipe_parse(const char *text, size_t len, const char *const *sett
 /* The same from a file; path NULL: from settings alone. */
 bl_status bl__recipe_read(const char *path, const char *const *settings, size_t n, bl__recipe *out,
                           bl_error *err);
+/* The same where recipe and settings go before `base`, a JSON object: what the model to start from
+ * says of itself. NULL: nothing. */
+bl_status bl__recipe_read_over(const char *base, const char *path, const char *const *settings,
+                               size_t n, bl__recipe *out, bl_error *err);
+/* What recipe and settings give as "from": *out is NULL or released with bl__free(). */
+bl_status bl__recipe_find_from(const char *path, const char *const *settings, size_t n, char **out,
+                               bl_error *err);
 void bl__recipe_free(bl__recipe *recipe); /* a zeroed one is accepted */
 
 /* All keys as JSON, which parses to the same recipe. Release with bl__free(). NULL: no memory. */
 char *bl__recipe_text(const bl__recipe *recipe);
+
+/* Those keys alone that a model to start from decides, as a base for bl__recipe_read_over(). */
+char *bl__recipe_base_text(const bl__recipe *recipe);
 
 /* BL_ERR_ARGUMENT, naming the key, unless both make networks of the same parameters. */
 bl_status bl__recipe_match_model(const bl__recipe *wanted, const bl__recipe *found, bl_error *err);

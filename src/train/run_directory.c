@@ -131,6 +131,23 @@ bl_status bl__run_latest(const char *directory, bool *found, uint64_t *step, bl_
     return BL_OK;
 }
 
+bl_status bl__run_find_checkpoint(const char *run, char out[BL_RUN_MAX_PATH], bl_error *err) {
+    uint64_t step;
+    bool found;
+    if (strlen(run) >= BL_RUN_MAX_PATH - 64)
+        return bl__fail(err, BL_ERR_ARGUMENT, "a run's name of %zu bytes", strlen(run));
+    if (!bl__directory_exists(run)) {
+        snprintf(out, BL_RUN_MAX_PATH, "%s", run);
+        return BL_OK;
+    }
+    bl_status status = bl__run_latest(run, &found, &step, err);
+    if (!status && !found)
+        status = bl__fail(err, BL_ERR_NOT_FOUND, "%s: no checkpoint in it", run);
+    if (!status)
+        bl__run_checkpoint_path(run, step, out);
+    return status;
+}
+
 bl_status bl__run_prune(const bl__run_directory *run, size_t keep, bl_error *err) {
     char path[BL_RUN_MAX_PATH];
     search s = {.below = UINT64_MAX, .found = true};

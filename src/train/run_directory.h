@@ -29,6 +29,8 @@ void bl__run_best_path(const bl__run_directory *run, char out[BL_RUN_MAX_PATH]);
 
 /* The last checkpoint's step; *found is false when there is none. */
 bl_status bl__run_latest(const char *directory, bool *found, uint64_t *step, bl_error *err);
+/* The checkpoint that `run` means: a file itself, a directory's last one. BL_ERR_NOT_FOUND. */
+bl_status bl__run_find_checkpoint(const char *run, char out[BL_RUN_MAX_PATH], bl_error *err);
 /* Removes all but the last `keep` checkpoints. */
 bl_status bl__run_prune(const bl__run_directory *run, size_t keep, bl_error *err);
 

@@ -23,6 +23,7 @@
 #include "train/report.h"
 #include "train/run_directory.h"
 #include "train/sample.h"
+#include "train/source.h"
 
 enum {
     MAX_ROLLBACKS = 3,  /* in a row: to the same checkpoint */
@@ -38,6 +39,7 @@ struct bl__trainer {
     bl__recipe recipe;
     bl__progress progress;
     bl__run_directory directory;
+    bl__source *source; /* to start from; NULL once its weights are taken */
     bl__tokens tokens;
     bl__windows windows;
     bl_tokenizer *tokenizer; /* NULL when the recipe names none */
@@ -99,11 +101,53 @@ static bool is_due(const bl__trainer *t, int64_t interval) {
 
 /* ---- opening ---- */
 
+/* Refuses a recipe that wants another model than the one to start from. Sub-norms and groups
+ * may be added. */
+static bl_status match_source(const bl__trainer *t, const char *base, bl_error *err) {
+    bl__recipe found;
+    bl_status status = bl__recipe_parse(base, strlen(base), NULL, 0, &found, err);
+    if (status)
+        return status;
+    found.weights = t->recipe.weights;
+    if (!found.sub_norms)
+        found.sub_norms = t->recipe.sub_norms;
+    if (found.groups == 1)
+        found.groups = t->recipe.groups;
+    if ((status = bl__recipe_match_model(&t->recipe, &found, err)))
+        bl__error_prefix(err, t->recipe.from);
+    bl__recipe_free(&found);
+    return status;
+}
+
+/* A recipe over what the model that it starts from decides: the model is asked when the run begins,
+ * its checkpoint later. */
+static bl_status read_given(bl__trainer *t, const bl__checkpoint *last, bl_error *err) {
+    const bl_train_params *p = t->params;
+    char *from = NULL, *text = NULL;
+    const char *base = NULL;
+    bl_status status = bl__recipe_find_from(p->recipe, p->settings, p->n_settings, &from, err);
+    if (status)
+        return status;
+    if (from && last) {
+        base = text = bl__recipe_base_text(bl__checkpoint_recipe(last));
+        if (!text)
+            status = bl__fail(err, BL_ERR_MEMORY, "cannot allocate a recipe");
+    } else if (from && !(status = bl__source_open(from, &t->source, err)))
+        base = bl__source_recipe(t->source);
+    if (!status)
+        status = bl__recipe_read_over(base, p->recipe, p->settings, p->n_settings, &t->recipe, err);
+    if (!status && t->source)
+        status = match_source(t, base, err);
+    bl__free(from);
+    bl__free(text);
+    return status;
+}
+
 /* The recipe that was given, else that of the checkpoint. */
 static bl_status read_recipe(bl__trainer *t, const bl__checkpoint *from, bl_error *err) {
     const bl_train_params *p = t->params;
     if (p->recipe || !from)
-        return bl__recipe_read(p->recipe, p->settings, p->n_settings, &t->recipe, err);
+        return read_given(t, from, err);
     char *text = bl__recipe_text(bl__checkpoint_recipe(from));
     if (!text)
         return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a recipe");
@@ -256,6 +300,10 @@ static bl_status make_state(bl__trainer *t, const bl__checkpoint *from, uint64_t
             bl__fail(err, BL_ERR_ARGUMENT, "finds another recipe or other data than process 0");
     else if (!(status = make_network(t, err)) && from)
         status = load(t, from, err);
+    else if (!status && t->source)
+        status = bl__source_read(t->source, t->list, t->n_params, err);
+    bl__source_close(t->source);
+    t->source = NULL;
     if ((status = bl__processes_agree(t->processes, status, err)))
         return status;
     for (size_t i = 0; i < t->n_params && !from; i++)
@@ -308,6 +356,41 @@ static bl_status open_metrics(bl__trainer *t, bl_error *err) {
     return bl__processes_agree(t->processes, status, err);
 }
 
+/* How far quantization has come in for the step at hand. */
+static double lambda_now(const bl__trainer *t) {
+    bl__schedule schedule = bl__recipe_schedule(&t->recipe);
+    return bl__schedule_lambda(&schedule, t->progress.step);
+}
+
+static void quantize(bl__trainer *t) {
+    bl__network_set_lambda(t->net, (float)lambda_now(t));
+    bl__network_quantize(t->net);
+    t->quantized = true; /* again would show no flips */
+}
+
+/* Measures a model that training starts from, before the first step. */
+static bl_status measure_start(bl__trainer *t, bl_error *err) {
+    char line[128];
+    bl_train_step s = {.n_steps = (uint64_t)t->recipe.steps,
+                       .loss = NAN,
+                       .smoothed = NAN,
+                       .validated = true,
+                       .best = NAN};
+    if (!t->recipe.from || !t->windows.n_valid_windows)
+        return BL_OK;
+    s.lambda = lambda_now(t);
+    bl_status status = bl__trainer_validate(t, &s.validation, err);
+    if (status || !isfinite(s.validation))
+        return status;
+    int n = snprintf(line, sizeof line,
+                     "{\"step\":0,\"tokens\":0,\"lambda\":%.6g,\"validation\":%.6f}\n", s.lambda,
+                     s.validation);
+    if (speaks(t) && !(status = bl__run_add_metrics(&t->directory, line, (size_t)n, err)) &&
+        t->params->progress)
+        (void)t->params->progress(t->params->user, &s); /* asks again after the first step */
+    return bl__processes_agree(t->processes, status, err);
+}
+
 bl_status bl__trainer_open(const bl_train_params *params, bl__processes *processes,
                            bl__trainer **out, bl_error *err) {
     bl__checkpoint *from = NULL;
@@ -325,6 +408,8 @@ bl_status bl__trainer_open(const bl_train_params *params, bl__processes *process
         status = open_metrics(t, err);
     if (!status && !from) /* what a rollback in the first steps goes back to */
         status = save(t, false, err);
+    if (!status && !from)
+        status = measure_start(t, err);
     bl__checkpoint_close(from);
     if (status)
         bl__trainer_close(t);
@@ -337,6 +422,7 @@ void bl__trainer_close(bl__trainer *t) {
     if (!t)
         return;
     bl__run_directory_close(&t->directory);
+    bl__source_close(t->source);
     bl__optimizer_free(t->optimizer);
     bl__network_free(t->net);
     bl__pool_free(t->pool);
@@ -390,8 +476,7 @@ static bl_status measure(bl__trainer *t, bl__network *net, size_t batch, double 
 }
 
 bl_status bl__trainer_validate(bl__trainer *t, double *out, bl_error *err) {
-    bl__network_quantize(t->net);
-    t->quantized = true; /* again would show no flips */
+    quantize(t);
     bl__network_set_firsts(t->net, t->firsts);
     return measure(t, t->net, own_rows(t), out, err);
 }
@@ -407,6 +492,7 @@ bl_status bl__trainer_deployed(bl__trainer *t, double *out, bl_error *err) {
     size_t batch = bl__min_size(own_rows(t), DEPLOYED_ROWS), n;
     bl__network *net = NULL;
     config.precision = BL_PRECISION_FLOAT32;
+    config.blends = false;
     bl_status status = bl__network_create(&config, batch, n_tokens(t), t->pool, &net, err);
     if ((status = bl__processes_agree(t->processes, status, err))) {
         bl__network_free(net);
@@ -451,7 +537,7 @@ static bl_status accumulate(bl__trainer *t, double *loss, bl_error *err) {
     bl_status status = BL_OK;
     *loss = 0;
     if (!t->quantized)
-        bl__network_quantize(t->net);
+        quantize(t);
     t->quantized = false;
     for (uint64_t i = first / rows; i * rows < end && !status; i++) {
         uint64_t from = first > i * rows ? first - i * rows : 0;
@@ -468,8 +554,8 @@ static bool is_good(const bl__trainer *t, double loss) {
     const bl__progress *p = &t->progress;
     if (!isfinite(loss))
         return false;
-    return t->recipe.spike <= 0 || p->step < SETTLED_STEPS ||
-           !(loss > p->smoothed + t->recipe.spike);
+    uint64_t settled = SETTLED_STEPS + (uint64_t)t->recipe.lambda_steps;
+    return t->recipe.spike <= 0 || p->step < settled || !(loss > p->smoothed + t->recipe.spike);
 }
 
 /* Back to the last checkpoint, and past the data that were seen since. */
@@ -534,6 +620,8 @@ static bl_status log_step(const bl__trainer *t, const bl_train_step *s, bl_error
         "\"seconds\":%.3f",
         (unsigned long long)s->step, (unsigned long long)s->tokens, s->loss, s->smoothed, s->rate,
         s->decay, s->gradient_norm, s->flips, s->tokens_per_second, t->progress.seconds);
+    if (s->lambda < 1)
+        bl__buffer_printf(&line, ",\"lambda\":%.6g", s->lambda);
     if (s->validated && isfinite(s->validation))
         bl__buffer_printf(&line, ",\"validation\":%.6f", s->validation);
     if (s->sample)
@@ -551,8 +639,7 @@ static bl_status write_sample(bl__trainer *t, bl_train_step *s, bl_error *err) {
     if (!t->writer || !is_due(t, t->recipe.sample_interval))
         return BL_OK;
     if (!t->quantized)
-        bl__network_quantize(t->net);
-    t->quantized = true;
+        quantize(t);
     bl__network_set_firsts(t->net, NULL);
     bl_status status = bl__writer_run(t->writer, t->net, s->step, &s->sample, err);
     bl__network_set_firsts(t->net, t->firsts);
@@ -567,7 +654,8 @@ static bl_status validate(bl__trainer *t, bl_train_step *s, bl_error *err) {
         if ((status = bl__trainer_validate(t, &p->validation, err)))
             return status;
         s->validated = true;
-        if (!(p->validation >= p->best)) { /* or no best yet */
+        /* or no best yet; while quantization comes in, nothing is comparable */
+        if (!(p->validation >= p->best) && lambda_now(t) >= 1) {
             p->best = p->validation;
             status = save(t, true, err);
         }
@@ -619,6 +707,7 @@ static bl_status run_step(bl__trainer *t, bl_error *err) {
         return roll_back(t, "the loss", loss, err);
     double rate = bl__schedule_rate(&schedule, p->step);
     double decay = bl__schedule_decay(&schedule, p->step);
+    double lambda = lambda_now(t);
     double norm = bl__optimizer_step(t->optimizer, rate, decay, t->recipe.clip);
     if (!isfinite(norm))
         return roll_back(t, "the gradients' norm", norm, err);
@@ -633,7 +722,8 @@ static bl_status run_step(bl__trainer *t, bl_error *err) {
                        .rate = rate,
                        .decay = decay,
                        .gradient_norm = norm,
-                       .flips = bl__network_flips(t->net)};
+                       .flips = bl__network_flips(t->net),
+                       .lambda = lambda};
     return finish_step(t, &s, seconds_now() - start, err);
 }
 

@@ -90,6 +90,22 @@ cmp whole.txt hf.txt || fail "two exports write different texts"
 [[ $(wc -c <whole.txt) -gt 16 ]] || fail "the model wrote: $(cat whole.txt)"
 [[ $(echo ./*.hf-*) == './*.hf-*' ]] || fail "export left $(echo ./*.hf-*)"
 
+# From a full-precision model in GGUF to a ternary one: it starts with that model's loss, and its tokenizer
+# goes along.
+"$program" train recipe.json -o twin --weights float --set activation=silu --set sub_norms=false --steps 100 --export twin.gguf -q
+"$program" train --from twin.gguf --data text.bin --set tokens=64 --steps 60 --rows 8 --lr 0.005 --lambda-steps 30 \
+    --set eval_interval=20 --set eval_rows=8 -o tuned -q --export tuned.gguf
+python3 - twin/run.jsonl tuned/run.jsonl <<'END' || fail "train --from: metrics"
+import json, sys
+twin, tuned = ([json.loads(line) for line in open(path)] for path in sys.argv[1:])
+assert tuned[0]["step"] == 0 and tuned[0]["lambda"] == 0, tuned[0]
+assert abs(tuned[0]["validation"] - twin[-1]["validation"]) < 1e-3, (twin[-1], tuned[0])
+assert tuned[2]["step"] == 10 and tuned[2]["lambda"] == 0.3, tuned[2]
+assert "lambda" not in tuned[-1] and tuned[-1]["validation"] < 3, tuned[-1]
+END
+"$program" run -m tuned.gguf -p 'The queen sold' -n 16 --temp 0 -q >tuned.txt || fail "tuned.gguf does not run"
+[[ $(wc -c <tuned.txt) -gt 16 ]] || fail "the tuned model wrote: $(cat tuned.txt)"
+
 # Ctrl-C leaves a checkpoint.
 status=0
 "$program" train recipe.json -o stopped --steps 100000 -t 1 -q 2>stopped.log & pid=$!
@@ -113,6 +129,7 @@ refused "data is missing" -o bad --resume
 refused "text.txt: not a token file" recipe.json -o bad --data text.txt
 refused "resume it" recipe.json -o whole
 refused "expected binary" recipe.json -o whole --resume --weights binary
+refused "ternary already" --from whole.gguf --data text.bin -o bad
 refused "masters of a binary model" recipe.json -o binary --weights binary --steps 2 --export b --masters
 head -c 5000 whole/step-00000300.safetensors >cut.file && mv cut.file whole/step-00000300.safetensors
 refused "step-00000300.safetensors" --resume -o whole

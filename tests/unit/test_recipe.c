@@ -71,6 +71,34 @@ static void own_heads_need_no_kv_heads(void **state) {
     bl__recipe_free(&r);
 }
 
+static void models_to_start_from_warm_up_to_quantization(void **state) {
+    (void)state;
+    static const char base[] = "{\"layers\": 3, \"dim\": 48, \"context\": 100, \"heads\": 6,"
+                               "\"sub_norms\": false, \"activation\": \"silu\"}";
+    const char *const settings[] = {"from=a.gguf", "steps=900", "layers=4"};
+    bl__recipe r = parse("{\"from\": \"a.gguf\", \"steps\": 10000}");
+    assert_true(r.lambda_steps == 1000 && r.rate == 1e-4 && bl__recipe_network(&r).blends);
+    assert_true(bl__recipe_schedule(&r).n_lambda == 1000);
+    bl__recipe_free(&r);
+    r = parse("{\"from\": \"a.gguf\", \"steps\": 10000, \"weights\": \"float\", \"rate\": 0.01}");
+    assert_true(bl__recipe_schedule(&r).n_lambda == 0 && r.rate == 0.01);
+    bl__recipe_free(&r);
+    r = parse("{\"steps\": 10000}");
+    assert_true(r.lambda_steps == 0 && !bl__recipe_network(&r).blends);
+    bl__recipe_free(&r);
+    assert_int_equal(bl__recipe_read_over(base, NULL, settings, 3, &r, NULL), BL_OK);
+    assert_true(r.layers == 4 && r.dim == 48 && r.tokens == 100 && r.kv_heads == 6 && !r.sub_norms);
+    assert_int_equal(r.lambda_steps, 450);
+    char *text = bl__recipe_base_text(&r), *from = NULL;
+    assert_non_null(strstr(text, "\"lambda_steps\": 450"));
+    assert_null(strstr(text, "\"rate\""));
+    bl__free(text);
+    bl__recipe_free(&r);
+    assert_int_equal(bl__recipe_find_from(NULL, settings, 3, &from, NULL), BL_OK);
+    assert_string_equal(from, "a.gguf");
+    bl__free(from);
+}
+
 static void what_is_wrong_is_named(void **state) {
     (void)state;
     refused("{\"layer\": 3}", NULL, BL_ERR_ARGUMENT, "unknown key 'layer'");
@@ -92,6 +120,7 @@ static void what_is_wrong_is_named(void **state) {
             "groups is 8, expected a divisor of kv_heads, 4, and ffn_dim, 512");
     refused("{\"groups\": 4, \"ffn_dim\": 510}", NULL, BL_ERR_ARGUMENT, "ffn_dim, 510");
     refused("{\"groups\": \"two\"}", NULL, BL_ERR_FORMAT, "groups is a string");
+    refused("{\"steps\": 5, \"lambda_steps\": 6}", NULL, BL_ERR_ARGUMENT, "lambda_steps is 6");
     refused("{\"sub_norms\": 1}", NULL, BL_ERR_FORMAT, "true or false");
     refused("[]", NULL, BL_ERR_FORMAT, "an array");
     refused("{", NULL, BL_ERR_FORMAT, "line 1");
@@ -155,6 +184,7 @@ int main(void) {
         cmocka_unit_test(presets_have_the_papers_sizes),
         cmocka_unit_test(settings_go_before_the_file),
         cmocka_unit_test(own_heads_need_no_kv_heads),
+        cmocka_unit_test(models_to_start_from_warm_up_to_quantization),
         cmocka_unit_test(what_is_wrong_is_named),
         cmocka_unit_test(text_parses_to_the_same),
         cmocka_unit_test(failing_memory_is_survived),
