@@ -238,7 +238,7 @@ static void a_crashed_run_goes_on_bit_for_bit(void **state) {
 static double token_loss(const float *logits, size_t vocab, int32_t target) {
     double max = -INFINITY, sum = 0;
     for (size_t i = 0; i < vocab; i++)
-        max = fmax(max, (double)logits[i]);
+        max = (double)logits[i] > max ? (double)logits[i] : max;
     for (size_t i = 0; i < vocab; i++)
         sum += exp((double)logits[i] - max);
     return max + log(sum) - (double)logits[target];
