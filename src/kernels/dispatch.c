@@ -34,9 +34,9 @@ static const level levels[] = {
      NULL, bl__train_fill_avx512bf16},
     {"amx", BL_CPU_AMX_INT8, NULL, NULL},
 #elif defined(__aarch64__)
-    {"neon", BL_CPU_NEON, NULL, NULL},
-    {"dotprod", BL_CPU_DOTPROD, NULL, NULL},
-    {"i8mm", BL_CPU_I8MM, NULL, NULL},
+    {"neon", BL_CPU_NEON, bl__kernels_fill_neon, bl__train_fill_neon},
+    {"dotprod", BL_CPU_NEON | BL_CPU_DOTPROD, bl__kernels_fill_dotprod, NULL},
+    {"i8mm", BL_CPU_NEON | BL_CPU_DOTPROD | BL_CPU_I8MM, bl__kernels_fill_i8mm, NULL},
 #endif
 };
 enum { N_LEVELS = sizeof levels / sizeof levels[0] };

@@ -48,8 +48,8 @@ static float random_float(void) {
     return (float)(bl__random_f64(&rng) * 2.0 - 1.0);
 }
 
-/* kind 0: uniform; 1: one huge element; 2: all equal; 3: zeros and denormals; 4: NaN and infinity
- */
+/* kind 0: uniform; 1: one huge element; 2: all equal; 3: zeros and denormals; 4: NaN and infinity;
+ * 5: a signaling NaN; 6: halves between integers and 127, whose scale is 1 */
 static void fill_floats(float *x, size_t n, int kind) {
     for (size_t i = 0; i < n; i++)
         x[i] = kind == 2 ? 0.37f : kind == 3 ? random_float() * 1e-40f : random_float();
@@ -58,6 +58,12 @@ static void fill_floats(float *x, size_t n, int kind) {
     if (n && kind == 4) {
         x[bl__random_below(&rng, n)] = NAN;
         x[bl__random_below(&rng, n)] = INFINITY;
+    }
+    for (size_t i = 0; i < n && kind == 6; i++)
+        x[i] = i ? (float)bl__random_below(&rng, 254) - 126.5f : 127.0f;
+    if (n && kind == 5) {
+        const uint32_t signaling = 0x7f800001u;
+        memcpy(&x[bl__random_below(&rng, n)], &signaling, sizeof signaling);
     }
 }
 
@@ -69,7 +75,7 @@ static void assert_same_bits(const float *a, const float *b, size_t n, const cha
 
 static void check_quantize(const bl__kernels *k) {
     for (size_t n = 1; n < 70; n++)
-        for (int kind = 0; kind < 5; kind++)
+        for (int kind = 0; kind < 7; kind++)
             for (int at_end = 0; at_end < 2; at_end++) {
                 size_t stride = (n + 15) / 16 * 16;
                 guarded x = guarded_alloc(n * sizeof(float), at_end);
@@ -88,7 +94,8 @@ static void check_quantize(const bl__kernels *k) {
             }
 }
 
-/* mode 0: random codes 0 ... 2; 1: all 2 with activations 127; 2: all 0 with -128; 3: any bytes */
+/* mode 0: random codes 0 ... 2; 1: all 2 with activations 127; 2: all 0 with -128; 3: any bytes;
+ * 4: all 3, which is no code, with -128 */
 static void check_ternary_case(const bl__kernels *k, size_t rows, size_t cols, size_t n_tokens,
                                int mode) {
     size_t tiles = bl__t2_tiles(rows), bytes = tiles * bl__t2_stride(cols);
@@ -99,11 +106,12 @@ static void check_ternary_case(const bl__kernels *k, size_t rows, size_t cols, s
     int32_t *sums = calloc(n_tokens, sizeof *sums);
     for (size_t i = 0; i < bytes; i++) {
         uint8_t codes = 0;
-        for (int p = 0; p < 4; p++)
+        for (int p = 0; p < 4 && mode == 0; p++)
             codes = (uint8_t)(codes | bl__random_below(&rng, 3) << 2 * p);
         w.data[i] = mode == 0   ? codes
                     : mode == 1 ? 0xaa
                     : mode == 2 ? 0
+                    : mode == 4 ? 0xff
                                 : (uint8_t)bl__random_u64(&rng);
     }
     for (size_t tile = 0; tile < tiles; tile++)
@@ -114,7 +122,9 @@ static void check_ternary_case(const bl__kernels *k, size_t rows, size_t cols, s
     for (size_t t = 0; t < n_tokens; t++) {
         steps[t] = random_float();
         for (size_t c = 0; c < cols; c++) {
-            int v = mode == 1 ? 127 : mode == 2 ? -128 : (int)bl__random_below(&rng, 256) - 128;
+            int v = mode == 1                ? 127
+                    : mode == 2 || mode == 4 ? -128
+                                             : (int)bl__random_below(&rng, 256) - 128;
             ((int8_t *)q.data)[t * stride + c] = (int8_t)v;
             sums[t] += v;
         }
@@ -139,13 +149,16 @@ static void check_ternary(const bl__kernels *k) {
     for (size_t rows = 1; rows <= 33; rows += rows % 16 == 1 ? 14 : 1)
         for (size_t cols = 1; cols <= 50; cols++)
             check_ternary_case(k, rows, cols, 1 + (rows + cols) % 13, 0);
-    for (int mode = 0; mode < 4; mode++)
+    for (int mode = 0; mode < 5; mode++)
         for (size_t n_tokens = 1; n_tokens <= 19; n_tokens += 3) {
             check_ternary_case(k, 32, 4096, n_tokens, mode); /* where int16 sums overflow */
             check_ternary_case(k, 20, 333, n_tokens, mode);
         }
     check_ternary_case(k, 16, 100000, 2, 1);
-    check_ternary_case(k, 48, 8640, 3, 0); /* of the 3B model */
+    check_ternary_case(k, 16, 100000, 1, 3);
+    check_ternary_case(k, 16, 2200000, 1, 1); /* 16 times a sum of four columns overflows int32 */
+    check_ternary_case(k, 20, 600, 70, 3);    /* more tokens than share one unpacking */
+    check_ternary_case(k, 48, 8640, 3, 0);    /* of the 3B model */
 }
 
 static void check_dots(const bl__kernels *k) {
@@ -317,6 +330,7 @@ int main(int argc, char **argv) {
         for_each_level(bench_ternary);
         return 0;
     }
+    printf("kernel levels: %s\n", bl_kernel_levels());
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_quantize), cmocka_unit_test(test_ternary),
         cmocka_unit_test(test_dots),     cmocka_unit_test(test_weighted_sum),

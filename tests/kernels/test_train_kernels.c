@@ -126,7 +126,7 @@ static void check_product(const bl__gemm *gemm, const bl__gemm *ref, const produ
     guarded_free(before);
 }
 
-static const char *const all_levels[] = {"ref", "avx2", "avx512vnni", "avx512bf16"};
+static const char *const all_levels[] = {"ref", "avx2", "avx512vnni", "avx512bf16", "neon"};
 enum { N_LEVELS = sizeof all_levels / sizeof *all_levels };
 
 static void products_are_right_at_every_level(void **state) {
