@@ -31,6 +31,8 @@ size_t bl__probes_get(bl__probe out[BL_MAX_PROBES]) {
 uint64_t bl__probe_int8_ref(size_t n_rounds) {
     enum { SUMS = 8 };
     uint32_t sums[SUMS] = {0}, a = 3, b = 5;
+    for (size_t s = 0; s < SUMS; s++)
+        __asm__ volatile("" : "+r"(sums[s])); /* sums that the compiler must take for different */
     for (size_t i = 0; i < n_rounds; i++)
         for (size_t s = 0; s < SUMS; s++) {
             /* New values each time, as far as the compiler can tell. */

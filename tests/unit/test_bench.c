@@ -1,4 +1,4 @@
-/* Benchmarks: the arithmetic of their figures on counts made by hand, the probes, and a run on a
+/* Benchmarks: the arithmetic of their figures on counts made by hand, and a run on a
  * small model. No time is compared with anything. */
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,7 +10,6 @@
 
 #include "base/alloc.h"
 #include "bitloom/bench.h"
-#include "kernels/probe.h"
 #include "measure/figures.h"
 #include "tiny_model.h"
 
@@ -86,27 +85,6 @@ static void test_work(void **state) {
     assert_int_equal(work.int8_macs, 2 * (2 * 40 * 40 + 2 * 20 * 40 + 3 * 40 * 56));
     bl_session_free(session);
     bl_model_close(model);
-}
-
-static void test_probes(void **state) {
-    (void)state;
-    bl__probe probes[BL_MAX_PROBES];
-    uint8_t bytes[1024] = {0};
-    size_t n = bl__probes_get(probes);
-    assert_true(n >= 1);
-    assert_string_equal(probes[0].level, "ref");
-    assert_non_null(probes[0].read);
-    for (size_t i = 0; i < n; i++) {
-        uint64_t ops = probes[i].int8(1);
-        assert_int_equal(probes[i].int8(0), 0);
-        assert_int_equal(probes[i].int8(100), 100 * ops);
-        for (size_t at = 0; probes[i].read && at < sizeof bytes; at++) {
-            assert_int_equal(probes[i].read(bytes, sizeof bytes), 0);
-            bytes[at] = 0x10;
-            assert_int_not_equal(probes[i].read(bytes, sizeof bytes), 0);
-            bytes[at] = 0;
-        }
-    }
 }
 
 static void test_limits(void **state) {
@@ -194,7 +172,7 @@ static void test_run(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_spread), cmocka_unit_test(test_shares), cmocka_unit_test(test_work),
-        cmocka_unit_test(test_probes), cmocka_unit_test(test_limits), cmocka_unit_test(test_run),
+        cmocka_unit_test(test_limits), cmocka_unit_test(test_run),
     };
     snprintf(path, sizeof path, "/tmp/bitloom-bench-%ld.gguf", (long)getpid());
     int result = cmocka_run_group_tests(tests, NULL, NULL);

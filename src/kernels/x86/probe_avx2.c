@@ -7,8 +7,10 @@ uint64_t bl__probe_int8_avx2(size_t n_rounds) {
     enum { SUMS = 12 };
     __m256i sums[SUMS], a = _mm256_set1_epi8(0x55), b = _mm256_set1_epi8(-0x35);
 #pragma GCC unroll 12
-    for (size_t s = 0; s < SUMS; s++)
+    for (size_t s = 0; s < SUMS; s++) {
         sums[s] = _mm256_setzero_si256();
+        __asm__ volatile("" : "+x"(sums[s])); /* sums that the compiler must take for different */
+    }
     for (size_t i = 0; i < n_rounds; i++)
 #pragma GCC unroll 12
         for (size_t s = 0; s < SUMS; s++) {
