@@ -36,6 +36,10 @@ uint64_t bl__probe_int8_avx512(size_t n_rounds);
 uint64_t bl__probe_read_avx512(const uint8_t *bytes, size_t n);
 uint64_t bl__probe_int8_avx512vnni(size_t n_rounds);
 uint64_t bl__probe_int8_amx(size_t n_rounds);
+#elif defined(__aarch64__)
+uint64_t bl__probe_int8_neon(size_t n_rounds);
+uint64_t bl__probe_int8_dotprod(size_t n_rounds);
+uint64_t bl__probe_int8_i8mm(size_t n_rounds);
 #endif
 
 #endif

@@ -13,6 +13,10 @@ static const bl__probe probes[] = {
     {.level = "avx512", .int8 = bl__probe_int8_avx512, .read = bl__probe_read_avx512},
     {.level = "avx512vnni", .int8 = bl__probe_int8_avx512vnni},
     {.level = "amx", .int8 = bl__probe_int8_amx},
+#elif defined(__aarch64__)
+    {.level = "neon", .int8 = bl__probe_int8_neon},
+    {.level = "dotprod", .int8 = bl__probe_int8_dotprod},
+    {.level = "i8mm", .int8 = bl__probe_int8_i8mm},
 #endif
 };
 enum { N_PROBES = sizeof probes / sizeof probes[0] };
