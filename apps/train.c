@@ -1,19 +1,15 @@
 /* Owns `bitloom train`: settings from the command line, the progress line and the closing table
  * around bl_train(), and exports. */
-#include <errno.h>
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <jansson.h>
 
-#include "base/alloc.h"
 #include "base/buffer.h"
-#include "base/file.h"
 #include "bitloom/bitloom.h"
 #include "commands.h"
 #include "terminal.h"
@@ -77,7 +73,7 @@ static const option EXPORT_OPTIONS[] = {
      "write the model to a GGUF file (NAME.gguf) or a Hugging Face directory; without a recipe, "
      "--data and --resume nothing is trained, and --output may be a checkpoint"},
     {0, "masters", NULL, OPTION_FLAG, NULL, TRAIN(masters), 0, 0, NULL,
-     "export float32 masters, to train on with other tools"},
+     "export float32 masters, to train on with other tools; in a GGUF file all but linears"},
 };
 #define GROUP(title, options)                                                                      \
     { title, options, sizeof options / sizeof *options, 0 }
@@ -319,52 +315,10 @@ static bool is_gguf(const char *path) {
     return len > n && strcmp(path + len - n, ".gguf") == 0;
 }
 
-/* Removes what bl_train_export() writes. */
-static void remove_export(const char *directory) {
-    static const char *const names[] = {"config.json",           "generation_config.json",
-                                        "model.safetensors",     "tokenizer.json",
-                                        "tokenizer.model",       "tokenizer.gguf",
-                                        "tokenizer_config.json", "special_tokens_map.json"};
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        char *path = bl__path_join(directory, names[i]);
-        if (path)
-            (void)unlink(path);
-        bl__free(path);
-    }
-    (void)rmdir(directory);
-}
-
-/* By way of a Hugging Face directory beside the file; its own name is what the model is called. */
-static bl_status export_gguf(const train_settings *s, bl_error *err) {
-    bl__buffer outer = bl__buffer_make(MAX_TEXT), inner = bl__buffer_make(MAX_TEXT);
-    const char *slash = strrchr(s->export_to, '/'), *name = slash ? slash + 1 : s->export_to;
-    bl_status status = BL_ERR_MEMORY;
-    *err = (bl_error){.code = status, .message = "out of memory"};
-    bl__buffer_printf(&outer, "%s.hf-%ld", s->export_to, (long)getpid());
-    bl__buffer_printf(&inner, "%s/%.*s", outer.data ? outer.data : "",
-                      (int)(strlen(name) - strlen(".gguf")), name);
-    if (!outer.failed && !inner.failed) {
-        if (mkdir(outer.data, 0777) != 0 && errno != EEXIST) {
-            status = BL_ERR_IO;
-            err->code = status;
-            snprintf(err->message, sizeof err->message, "%.180s: cannot make a directory: %s",
-                     outer.data, strerror(errno));
-        } else if (!(status = bl_train_export(s->output, inner.data, s->masters, err))) {
-            bl_convert_params params = {.n_threads = (uint32_t)s->threads};
-            status = bl_convert(inner.data, s->export_to, &params, NULL, err);
-        }
-        remove_export(inner.data);
-        (void)rmdir(outer.data);
-    }
-    bl__buffer_free(&outer);
-    bl__buffer_free(&inner);
-    return status;
-}
-
 static int export_model(const train_settings *s) {
     bl_error err;
     bl_status status = is_gguf(s->export_to)
-                           ? export_gguf(s, &err)
+                           ? bl_train_export_gguf(s->output, s->export_to, s->masters, &err)
                            : bl_train_export(s->output, s->export_to, s->masters, &err);
     if (status)
         return fail_error("train", &err);

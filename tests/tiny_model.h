@@ -16,10 +16,12 @@ typedef struct tiny_model {
     const char *quantization; /* bitloom.activation_quantization, or NULL */
     bl__layout layout;        /* of the linears, which hold ternary weights */
     uint32_t dim, ffn_dim, n_layers, n_heads, n_kv_heads, head_dim, vocab, context;
+    uint32_t n_groups; /* bitloom.groups; 0: no key, and one group */
     bool sub_norms;
-    const char *skip_tensor;  /* a tensor to leave out, or NULL */
-    const char *wrong_tensor; /* a tensor to give one row too many, or NULL */
-    bool bad_code;            /* break the first linear's bytes */
+    const uint32_t *wrong_groups; /* bitloom.groups that the tensors do not have, or NULL */
+    const char *skip_tensor;      /* a tensor to leave out, or NULL */
+    const char *wrong_tensor;     /* a tensor to give one row too many, or NULL */
+    bool bad_code;                /* break the first linear's bytes */
 } tiny_model;
 
 static inline tiny_model tiny_model_default(void) {
@@ -42,7 +44,7 @@ typedef struct tiny_tensor {
     bl__layout layout;
 } tiny_tensor;
 
-enum { TINY_MAX_TENSORS = 64 };
+enum { TINY_MAX_TENSORS = 96 };
 
 static inline size_t tiny_tensors(const tiny_model *m, tiny_tensor *out) {
     size_t n = 0, q = (size_t)m->n_heads * m->head_dim, kv = (size_t)m->n_kv_heads * m->head_dim;
@@ -74,8 +76,13 @@ static inline size_t tiny_tensors(const tiny_model *m, tiny_tensor *out) {
                        {"ffn_sub_norm", 1, m->ffn_dim}};
         for (size_t l = 0; l < 11; l++) {
             char name[48];
+            bool split = m->n_groups > 1 && (l == 3 || l == 6);
+            for (uint32_t g = 0; split && g < m->n_groups; g++) {
+                snprintf(name, sizeof name, "blk.%u.%s.%u.weight", i, linears[l].name, g);
+                TINY_ADD(name, linears[l].rows, linears[l].cols / m->n_groups, m->layout);
+            }
             snprintf(name, sizeof name, "blk.%u.%s.weight", i, linears[l].name);
-            if (l < 9 || m->sub_norms)
+            if (!split && (l < 9 || m->sub_norms))
                 TINY_ADD(name, linears[l].rows, linears[l].cols, l < 7 ? m->layout : BL_LAYOUT_F32);
         }
     }
@@ -147,6 +154,9 @@ static inline void tiny_model_write(const tiny_model *m, uint64_t seed, const ch
         tiny_check(bl__gguf_set_string(writer, "bitloom.activation_quantization", m->quantization,
                                        strlen(m->quantization), &err),
                    &err);
+    uint32_t groups = m->wrong_groups ? *m->wrong_groups : m->n_groups;
+    if (m->wrong_groups || m->n_groups)
+        tiny_check(bl__gguf_set_u32(writer, "bitloom.groups", groups, &err), &err);
     for (size_t i = 0; i < n; i++) {
         uint64_t dims[2] = {tensors[i].cols, tensors[i].rows};
         tiny_check(bl__gguf_add_tensor(writer, tensors[i].name, tensors[i].rows == 1 ? 1 : 2, dims,

@@ -40,6 +40,7 @@ typedef struct bl_model_info {
     bool int8_activations;    /* linears take int8 activations per token, as trained */
     uint32_t n_layers, dim, ffn_dim, n_heads, n_kv_heads, head_dim, vocab;
     uint32_t context_length; /* as trained */
+    uint32_t n_groups;       /* of each linear, with scales and sub-norms of their own; mostly 1 */
     uint64_t n_params;       /* weights in the file's tensors */
     uint64_t file_bytes;     /* size of the file */
     uint64_t

@@ -21,7 +21,7 @@ void bl__gguf_source_close(bl__gguf_source *source) {
     bl__free(source);
 }
 
-/* Matches "blk.<number>.<linear>.weight". */
+/* Matches "blk.<number>.<linear>.weight", and "blk.<number>.<linear>.<group>.weight". */
 static bool is_linear(bl__string name) {
     static const char *const linears[] = {"attn_q",   "attn_k", "attn_v",  "attn_output",
                                           "ffn_gate", "ffn_up", "ffn_down"};
@@ -35,6 +35,11 @@ static bool is_linear(bl__string name) {
     if (i == 4 || i >= name.len - n_suffix || name.data[i++] != '.')
         return false;
     bl__string linear = {.data = name.data + i, .len = name.len - n_suffix - i};
+    size_t stem = linear.len;
+    while (stem > 0 && linear.data[stem - 1] >= '0' && linear.data[stem - 1] <= '9')
+        stem--;
+    if (stem > 0 && stem < linear.len && linear.data[stem - 1] == '.')
+        linear.len = stem - 1;
     for (size_t k = 0; k < sizeof linears / sizeof *linears; k++)
         if (bl__string_is(linear, linears[k]))
             return true;
@@ -91,6 +96,18 @@ static bl_status copy_metadata(const bl__gguf *gguf, bl__gguf_writer *writer, bl
     return status;
 }
 
+/* Readers of other layouts know nothing of groups, and would not sum them. */
+static bl_status check_groups(const char *path, const bl__gguf *gguf,
+                              const bl__plan_options *options, bl_error *err) {
+    uint32_t groups = 1;
+    bl_status status = bl__gguf_get_u32(gguf, "bitloom.groups", false, &groups, err);
+    if (status || groups == 1 || options->native || options->type == BL_LAYOUT_T2)
+        return status;
+    return bl__fail(err, BL_ERR_UNSUPPORTED,
+                    "%s: linears in %u groups, which only Bitloom reads; expected type native",
+                    path, groups);
+}
+
 bl_status bl__gguf_source_open(const char *path, const bl__plan_options *options, bl__pool *pool,
                                bl__gguf_writer *writer, bl__plan *plan, bl__gguf_source **out,
                                bl_error *err) {
@@ -104,7 +121,8 @@ bl_status bl__gguf_source_open(const char *path, const bl__plan_options *options
         bl__error_prefix(err, path);
         goto fail;
     }
-    if ((status = copy_metadata(source->gguf, writer, err)))
+    if ((status = check_groups(path, source->gguf, options, err)) ||
+        (status = copy_metadata(source->gguf, writer, err)))
         goto fail;
     for (size_t i = 0; i < source->gguf->n_tensors; i++)
         if ((status = plan_tensor(&source->gguf->tensors[i], options, pool, plan, err)))

@@ -14,7 +14,8 @@ typedef struct group {
     bl__compute *compute;
     const bl__product *products;
     size_t n_products, n_tokens;
-    const float *x;
+    size_t n_parts;     /* linears whose outputs a product adds up; each has its columns of x */
+    const float *x;     /* float[n_tokens][n_parts * cols] */
     size_t total_units; /* of UNIT_ROWS rows, over all products */
 } group;
 
@@ -27,11 +28,13 @@ static bool needs_dequantized(const bl__linear *linear) {
 static void scan_linears(const bl_model *model, bool *dequantized, bool *normed) {
     for (size_t i = 0; i < model->hparams.n_layers; i++) {
         const bl__layer *l = &model->layers[i];
-        const bl__linear *all[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+        const bl__linear *all[] = {&l->q, &l->k, &l->v, &l->gate, &l->up, l->o, l->down};
         for (size_t j = 0; j < sizeof all / sizeof all[0]; j++) {
             *dequantized |= needs_dequantized(all[j]);
             *normed |= all[j]->norm != NULL;
         }
+        for (size_t j = 1; j < model->hparams.n_groups; j++)
+            *dequantized |= needs_dequantized(&l->o[j]) || needs_dequantized(&l->down[j]);
     }
 }
 
@@ -45,10 +48,14 @@ void bl__compute_layout(bl__compute *compute, const bl_model *model, size_t max_
     scan_linears(model, &dequantized, &normed);
     compute->max_tokens = max_tokens;
     compute->max_parts = (size_t)bl__pool_threads(compute->pool) * PARTS_PER_THREAD;
+    size_t n_groups = h->n_groups, padding = n_groups > 1 ? n_groups * BL_T2_COLS : 0;
+    compute->n_groups = n_groups;
     compute->q8.stride = bl__t2_blocks(max_cols) * BL_T2_COLS;
-    compute->q8.q = bl__arena_alloc(arena, max_tokens, compute->q8.stride);
-    compute->q8.step = bl__arena_alloc(arena, max_tokens, sizeof(float));
-    compute->q8.sum = bl__arena_alloc(arena, max_tokens, sizeof(int32_t));
+    compute->q8.q = bl__arena_alloc(arena, max_tokens, compute->q8.stride + padding);
+    compute->q8.step = bl__arena_alloc(arena, max_tokens * n_groups, sizeof(float));
+    compute->q8.sum = bl__arena_alloc(arena, max_tokens * n_groups, sizeof(int32_t));
+    compute->partial =
+        n_groups > 1 ? bl__arena_alloc(arena, max_tokens * h->dim, sizeof(float)) : NULL;
     size_t floats = max_tokens * max_cols;
     compute->dequantized = dequantized ? bl__arena_alloc(arena, floats, sizeof(float)) : NULL;
     compute->normed = normed ? bl__arena_alloc(arena, floats, sizeof(float)) : NULL;
@@ -82,19 +89,30 @@ void bl__compute_row(const bl__compute *compute, const bl__linear *table, size_t
         out[c] = from[c];
 }
 
-static void dense_rows(const group *g, const bl__product *product, size_t first, size_t end,
-                       float *scratch) {
+/* The quantized tokens of a product's part. */
+static bl__q8 part_q8(const group *g, size_t cols, size_t part) {
+    bl__q8 q8 = g->compute->q8;
+    if (g->n_parts > 1)
+        q8.stride = bl__t2_blocks(cols) * BL_T2_COLS;
+    q8.q += part * g->n_tokens * q8.stride;
+    q8.step += part * g->n_tokens;
+    q8.sum += part * g->n_tokens;
+    return q8;
+}
+
+/* Rows first ... end - 1 of one part into out[n_tokens][rows]. */
+static void dense_rows(const group *g, const bl__linear *linear, size_t part, float *out,
+                       size_t first, size_t end, float *scratch) {
     const bl__compute *compute = g->compute;
-    const bl__linear *linear = product->linear;
-    const float *x = linear->int8 ? compute->dequantized : g->x;
+    const float *x = (linear->int8 ? compute->dequantized : g->x) + part * linear->cols;
     for (size_t row = first; row < end; row += BLOCK_ROWS) {
         size_t n = bl__min_size(BLOCK_ROWS, end - row);
         const float *w = unpack_rows(compute, linear, row, n, scratch);
-        compute->kernels->dot_rows(w, linear->cols, n, linear->cols, x, linear->cols, g->n_tokens,
-                                   product->out + row, linear->rows);
+        compute->kernels->dot_rows(w, linear->cols, n, linear->cols, x, g->n_parts * linear->cols,
+                                   g->n_tokens, out + row, linear->rows);
         for (size_t t = 0; linear->scale != 1.0f && t < g->n_tokens; t++)
             for (size_t r = 0; r < n; r++)
-                product->out[t * linear->rows + row + r] *= linear->scale;
+                out[t * linear->rows + row + r] *= linear->scale;
     }
 }
 
@@ -105,13 +123,20 @@ static size_t units_of(const bl__linear *linear) {
 /* Computes the units first ... first + n - 1 of one product. */
 static void product_units(const group *g, const bl__product *product, size_t first, size_t n,
                           float *scratch) {
-    const bl__linear *linear = product->linear;
-    if (linear->int8 && linear->layout == BL_LAYOUT_T2)
-        g->compute->kernels->ternary_gemm(linear->data, linear->rows, linear->cols, first, n,
-                                          &g->compute->q8, g->n_tokens, product->out, linear->rows);
-    else
-        dense_rows(g, product, first * UNIT_ROWS,
-                   bl__min_size((first + n) * UNIT_ROWS, linear->rows), scratch);
+    size_t rows = product->linear->rows, row = first * UNIT_ROWS;
+    size_t end = bl__min_size((first + n) * UNIT_ROWS, rows);
+    for (size_t part = 0; part < g->n_parts; part++) {
+        const bl__linear *linear = &product->linear[part];
+        bl__q8 q8 = part_q8(g, linear->cols, part);
+        float *out = part ? g->compute->partial : product->out;
+        if (linear->int8 && linear->layout == BL_LAYOUT_T2)
+            g->compute->kernels->ternary_gemm(linear->data, rows, linear->cols, first, n, &q8,
+                                              g->n_tokens, out, rows);
+        else
+            dense_rows(g, linear, part, out, row, end, scratch);
+        for (size_t t = 0; part && t < g->n_tokens; t++)
+            bl__add(product->out + t * rows + row, out + t * rows + row, end - row);
+    }
 }
 
 static void group_part(void *context, size_t part, size_t n_parts) {
@@ -132,14 +157,15 @@ static void group_part(void *context, size_t part, size_t n_parts) {
 static void quantize_part(void *context, size_t part, size_t n_parts) {
     const group *g = context;
     bl__compute *compute = g->compute;
-    size_t cols = g->products[0].linear->cols;
-    size_t begin = g->n_tokens * part / n_parts, end = g->n_tokens * (part + 1) / n_parts;
-    for (size_t t = begin; t < end; t++) {
-        int8_t *q = compute->q8.q + t * compute->q8.stride;
-        compute->kernels->quantize_i8(g->x + t * cols, cols, q, compute->q8.stride,
-                                      &compute->q8.step[t], &compute->q8.sum[t]);
+    size_t cols = g->products[0].linear->cols, n = g->n_tokens * g->n_parts;
+    size_t end = n * (part + 1) / n_parts;
+    for (size_t i = n * part / n_parts; i < end; i++) {
+        size_t t = i / g->n_parts;
+        bl__q8 q8 = part_q8(g, cols, i % g->n_parts);
+        int8_t *q = q8.q + t * q8.stride;
+        compute->kernels->quantize_i8(g->x + i * cols, cols, q, q8.stride, &q8.step[t], &q8.sum[t]);
         for (size_t c = 0; compute->dequantized && c < cols; c++)
-            compute->dequantized[t * cols + c] = (float)q[c] * compute->q8.step[t];
+            compute->dequantized[i * cols + c] = (float)q[c] * q8.step[t];
     }
 }
 
@@ -159,7 +185,7 @@ static void run_group(group *g) {
 
 void bl__compute_products(bl__compute *compute, const bl__product *products, size_t n_products,
                           float norm_eps, const float *x, size_t n_tokens) {
-    group g = {.compute = compute, .n_tokens = n_tokens, .x = x};
+    group g = {.compute = compute, .n_tokens = n_tokens, .n_parts = 1, .x = x};
     bool own_norms = false;
     for (size_t p = 0; p < n_products; p++)
         own_norms |= products[p].linear->norm != NULL;
@@ -180,4 +206,19 @@ void bl__compute_products(bl__compute *compute, const bl__product *products, siz
         g.n_products = 1;
         run_group(&g);
     }
+}
+
+void bl__compute_sum(bl__compute *compute, const bl__linear *parts, size_t n_groups, float norm_eps,
+                     const float *x, size_t n_tokens, float *out) {
+    const bl__product product = {parts, out};
+    group g = {.compute = compute,
+               .products = &product,
+               .n_products = 1,
+               .n_parts = n_groups,
+               .n_tokens = n_tokens,
+               .x = x};
+    if (n_groups > 1)
+        run_group(&g);
+    else
+        bl__compute_products(compute, &product, 1, norm_eps, x, n_tokens);
 }

@@ -15,6 +15,8 @@ typedef struct bl__compute {
     float *
         dequantized; /* float[max_tokens][max_cols]: q8 as floats; NULL unless the model needs it */
     float *normed;   /* float[max_tokens][max_cols]: input after a linear's own norm; ditto */
+    size_t n_groups; /* of columns, at most */
+    float *partial;  /* float[max_tokens][dim]: output of a group; NULL without groups */
     float *rows;     /* float[max_parts][BLOCK_ROWS][max_cols]: unpacked weights */
     size_t rows_stride; /* floats a part has there */
 } bl__compute;
@@ -34,6 +36,11 @@ typedef struct bl__product {
  * Linears with an own norm apply it first. */
 void bl__compute_products(bl__compute *compute, const bl__product *products, size_t n_products,
                           float norm_eps, const float *x, size_t n_tokens);
+
+/* out[n_tokens][rows] = the sum of x_g W_g^T over parts[n_groups], in their order; x_g: the g-th of
+ * equal parts of x's columns, quantized alone. */
+void bl__compute_sum(bl__compute *compute, const bl__linear *parts, size_t n_groups, float norm_eps,
+                     const float *x, size_t n_tokens, float *out);
 
 /* out[dim] = row `row` of a table. */
 void bl__compute_row(const bl__compute *compute, const bl__linear *table, size_t row, float *out);

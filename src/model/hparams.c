@@ -180,13 +180,28 @@ static bl_status read_graph(const bl__gguf *gguf, const architecture *arch, bl__
     return BL_OK;
 }
 
+/* Groups are whole KV heads, so q, k and v can be split as o is. */
+static bl_status read_groups(const bl__gguf *gguf, bl__hparams *h, bl_error *err) {
+    static const char name[] = "bitloom.groups";
+    h->n_groups = 1;
+    bl_status status = bl__gguf_get_u32(gguf, name, false, &h->n_groups, err);
+    if (status)
+        return status;
+    if (h->n_groups < 1 || h->n_kv_heads % h->n_groups || h->ffn_dim % h->n_groups)
+        return bl__fail(err, BL_ERR_FORMAT,
+                        "%s: %u, expected a divisor of attention.head_count_kv, %u, and "
+                        "feed_forward_length, %u",
+                        name, h->n_groups, h->n_kv_heads, h->ffn_dim);
+    return BL_OK;
+}
+
 bl_status bl__hparams_read(const bl__gguf *gguf, bl__hparams *out, bl_error *err) {
     bl__hparams h = {0};
     const architecture *arch = NULL;
     bl_status status;
     if ((status = read_architecture(gguf, &h, &arch, err)) ||
         (status = read_sizes(gguf, &h, err)) || (status = read_rope(gguf, &h, err)) ||
-        (status = read_graph(gguf, arch, &h, err)))
+        (status = read_graph(gguf, arch, &h, err)) || (status = read_groups(gguf, &h, err)))
         return status;
     const bl__gguf_tensor *embedding = bl__gguf_find_tensor(gguf, "token_embd.weight");
     if (!embedding)

@@ -28,6 +28,7 @@ static bl_status describe(bl_model *model, bl_error *err) {
         .head_dim = h->head_dim,
         .vocab = h->vocab,
         .context_length = h->context_length,
+        .n_groups = h->n_groups,
     };
     for (size_t i = 0; i < model->gguf->n_tensors; i++)
         model->info.n_params +=
@@ -35,8 +36,9 @@ static bl_status describe(bl_model *model, bl_error *err) {
     for (size_t i = 0; i < h->n_layers; i++) {
         const bl__layer *l = &model->layers[i];
         model->info.repacked_bytes += l->q.owned_bytes + l->k.owned_bytes + l->v.owned_bytes +
-                                      l->o.owned_bytes + l->gate.owned_bytes + l->up.owned_bytes +
-                                      l->down.owned_bytes;
+                                      l->gate.owned_bytes + l->up.owned_bytes;
+        for (size_t j = 0; j < h->n_groups; j++)
+            model->info.repacked_bytes += l->o[j].owned_bytes + l->down[j].owned_bytes;
     }
     return BL_OK;
 }

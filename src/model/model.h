@@ -23,6 +23,7 @@ typedef struct bl__hparams {
     uint32_t n_rot;        /* elements of a head that rotate, even, <= head_dim */
     float rope_base;
     float rope_factor; /* linear scaling: positions count 1 / factor; 1 = none */
+    uint32_t n_groups; /* of columns of o and down; divides n_kv_heads and ffn_dim */
 } bl__hparams;
 
 /* Reads and checks every hyper-parameter. Errors name the key. */
@@ -43,7 +44,11 @@ typedef struct bl__linear {
 typedef struct bl__layer {
     const float *attn_norm, *attn_sub_norm; /* float[dim], float[n_heads * head_dim] or NULL */
     const float *ffn_norm, *ffn_sub_norm;   /* float[dim], float[ffn_dim] or NULL */
-    bl__linear q, k, v, o, gate, up, down;
+    bl__linear q, k, v, gate, up;
+    /* [n_groups] each: [dim][n_heads * head_dim / n_groups] and [dim][ffn_dim / n_groups]. Each
+     * multiplies its own columns of the input, normalized and quantized alone; the outputs are
+     * added in order. */
+    bl__linear *o, *down;
 } bl__layer;
 
 struct bl_model {

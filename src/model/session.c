@@ -106,17 +106,24 @@ void bl_session_free(bl_session *s) {
 typedef struct batch {
     bl_session *s;
     size_t n_tokens, width;
+    size_t n_groups;     /* of a norm: equal parts of the width, each normalized alone */
     const float *weight; /* of a norm; NULL = no norm */
     const float *in;
     float *out;
 } batch;
 
+static void norm_token(const batch *b, const float *in, float *out) {
+    size_t n = b->width / b->n_groups;
+    for (size_t at = 0; at < b->width; at += n)
+        bl__rms_norm(b->s->kernels, in + at, b->weight + at, b->s->model->hparams.norm_eps, n,
+                     out + at);
+}
+
 static void norm_part(void *context, size_t part, size_t n_parts) {
     const batch *b = context;
     size_t end = b->n_tokens * (part + 1) / n_parts;
     for (size_t t = b->n_tokens * part / n_parts; t < end; t++)
-        bl__rms_norm(b->s->kernels, b->in + t * b->width, b->weight, b->s->model->hparams.norm_eps,
-                     b->width, b->out + t * b->width);
+        norm_token(b, b->in + t * b->width, b->out + t * b->width);
 }
 
 /* gate becomes act(gate) * up and, where there is one, its sub-norm. */
@@ -131,13 +138,13 @@ static void activate_part(void *context, size_t part, size_t n_parts) {
         else
             bl__silu_mul(gate, b->in + t * b->width, b->width);
         if (b->weight)
-            bl__rms_norm(b->s->kernels, gate, b->weight, h->norm_eps, b->width, gate);
+            norm_token(b, gate, gate);
     }
 }
 
 static void norm_tokens(bl_session *s, const float *in, const float *weight, size_t n_tokens,
-                        size_t width, float *out) {
-    batch b = {s, n_tokens, width, weight, in, out};
+                        size_t width, size_t n_groups, float *out) {
+    batch b = {s, n_tokens, width, n_groups, weight, in, out};
     bl__pool_run(s->pool, norm_part, &b, bl__min_size(n_tokens, s->compute.max_parts));
 }
 
@@ -146,18 +153,23 @@ static void products(bl_session *s, const bl__product *list, size_t n, const flo
     bl__compute_products(&s->compute, list, n, s->model->hparams.linear_norm_eps, x, n_tokens);
 }
 
+/* s->delta = x W^T of a linear whose columns are in groups. */
+static void sum_products(bl_session *s, const bl__linear *parts, const float *x, size_t n_tokens) {
+    const bl__hparams *h = &s->model->hparams;
+    bl__compute_sum(&s->compute, parts, h->n_groups, h->linear_norm_eps, x, n_tokens, s->delta);
+}
+
 static void attention_block(bl_session *s, size_t i, size_t n_tokens) {
     const bl__hparams *h = &s->model->hparams;
     const bl__layer *layer = &s->model->layers[i];
     const bl__product qkv[] = {{&layer->q, s->q}, {&layer->k, s->k}, {&layer->v, s->v}};
-    const bl__product o = {&layer->o, s->delta};
-    norm_tokens(s, s->x, layer->attn_norm, n_tokens, h->dim, s->normed);
+    norm_tokens(s, s->x, layer->attn_norm, n_tokens, h->dim, 1, s->normed);
     products(s, qkv, 3, s->normed, n_tokens);
     bl__attention_run(&s->attention, i, s->n_past, n_tokens, s->q, s->k, s->v, s->attended);
     if (layer->attn_sub_norm)
         norm_tokens(s, s->attended, layer->attn_sub_norm, n_tokens,
-                    (size_t)h->n_heads * h->head_dim, s->attended);
-    products(s, &o, 1, s->attended, n_tokens);
+                    (size_t)h->n_heads * h->head_dim, h->n_groups, s->attended);
+    sum_products(s, layer->o, s->attended, n_tokens);
     bl__add(s->x, s->delta, n_tokens * h->dim);
 }
 
@@ -165,12 +177,11 @@ static void ffn_block(bl_session *s, size_t i, size_t n_tokens) {
     const bl__hparams *h = &s->model->hparams;
     const bl__layer *layer = &s->model->layers[i];
     const bl__product gate_up[] = {{&layer->gate, s->gate}, {&layer->up, s->up}};
-    const bl__product down = {&layer->down, s->delta};
-    norm_tokens(s, s->x, layer->ffn_norm, n_tokens, h->dim, s->normed);
+    norm_tokens(s, s->x, layer->ffn_norm, n_tokens, h->dim, 1, s->normed);
     products(s, gate_up, 2, s->normed, n_tokens);
-    batch b = {s, n_tokens, h->ffn_dim, layer->ffn_sub_norm, s->up, s->gate};
+    batch b = {s, n_tokens, h->ffn_dim, h->n_groups, layer->ffn_sub_norm, s->up, s->gate};
     bl__pool_run(s->pool, activate_part, &b, bl__min_size(n_tokens, s->compute.max_parts));
-    products(s, &down, 1, s->gate, n_tokens);
+    sum_products(s, layer->down, s->gate, n_tokens);
     bl__add(s->x, s->delta, n_tokens * h->dim);
 }
 
@@ -191,7 +202,7 @@ static void forward(bl_session *s, const bl_token *tokens, size_t n_tokens, floa
     if (!logits && !last)
         return;
     size_t first = logits ? 0 : n_tokens - 1, n = n_tokens - first;
-    norm_tokens(s, s->x + first * dim, m->output_norm, n, dim, s->normed);
+    norm_tokens(s, s->x + first * dim, m->output_norm, n, dim, 1, s->normed);
     const bl__product head = {&m->head, logits ? logits : s->logits};
     products(s, &head, 1, s->normed, n);
     if (logits)

@@ -144,6 +144,27 @@ static bl_status load_linear(const bl_model *model, size_t layer, const char *na
     return BL_OK;
 }
 
+/* A linear whose columns are in groups: blk.N.NAME.weight when there is one, blk.N.NAME.G.weight
+ * for each otherwise. */
+static bl_status load_groups(const bl_model *model, size_t layer, const char *name, size_t rows,
+                             size_t cols, bl__pool *pool, bl__linear *out, bl_error *err) {
+    size_t n = model->hparams.n_groups;
+    char text[NAME_BYTES];
+    if (n == 1)
+        return load_linear(model, layer, name, rows, cols, pool, out, err);
+    for (size_t i = 0; i < n; i++) {
+        snprintf(text, sizeof text, "%s.%zu", name, i);
+        bl_status status = load_linear(model, layer, text, rows, cols / n, pool, &out[i], err);
+        if (!status && out[i].norm)
+            status =
+                bl__fail(err, BL_ERR_UNSUPPORTED,
+                         "blk.%zu.%s_norm_in.weight: not known beside bitloom.groups", layer, text);
+        if (status)
+            return status;
+    }
+    return BL_OK;
+}
+
 static bl_status load_layer(bl_model *model, size_t i, bl__pool *pool, bl_error *err) {
     const bl__hparams *h = &model->hparams;
     bl__layer *layer = &model->layers[i];
@@ -166,11 +187,14 @@ static bl_status load_layer(bl_model *model, size_t i, bl__pool *pool, bl_error 
         size_t rows, cols;
         bl__linear *to;
     } linears[] = {
-        {"attn_q", q_dim, dim, &layer->q},    {"attn_k", kv_dim, dim, &layer->k},
-        {"attn_v", kv_dim, dim, &layer->v},   {"attn_output", dim, q_dim, &layer->o},
-        {"ffn_gate", ffn, dim, &layer->gate}, {"ffn_up", ffn, dim, &layer->up},
-        {"ffn_down", dim, ffn, &layer->down},
+        {"attn_q", q_dim, dim, &layer->q},  {"attn_k", kv_dim, dim, &layer->k},
+        {"attn_v", kv_dim, dim, &layer->v}, {"ffn_gate", ffn, dim, &layer->gate},
+        {"ffn_up", ffn, dim, &layer->up},
     };
+    layer->o = bl__calloc(h->n_groups, sizeof *layer->o);
+    layer->down = bl__calloc(h->n_groups, sizeof *layer->down);
+    if (!layer->o || !layer->down)
+        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate %u groups", h->n_groups);
     for (size_t v = 0; v < sizeof vectors / sizeof vectors[0]; v++) {
         snprintf(name, sizeof name, "blk.%zu.%s.weight", i, vectors[v].name);
         bl_status status =
@@ -184,7 +208,8 @@ static bl_status load_layer(bl_model *model, size_t i, bl__pool *pool, bl_error 
         if (status)
             return status;
     }
-    return BL_OK;
+    bl_status status = load_groups(model, i, "attn_output", dim, q_dim, pool, layer->o, err);
+    return status ? status : load_groups(model, i, "ffn_down", dim, ffn, pool, layer->down, err);
 }
 
 /* A table [vocab][dim] that takes float activations: the embedding and the head. */
@@ -223,9 +248,17 @@ bl_status bl__weights_load(bl_model *model, bl__pool *pool, bl_error *err) {
 void bl__weights_free(bl_model *model) {
     for (size_t i = 0; model->layers && i < model->hparams.n_layers; i++) {
         bl__layer *l = &model->layers[i];
-        bl__linear *linears[] = {&l->q, &l->k, &l->v, &l->o, &l->gate, &l->up, &l->down};
+        bl__linear *linears[] = {&l->q, &l->k, &l->v, &l->gate, &l->up};
         for (size_t j = 0; j < sizeof linears / sizeof linears[0]; j++)
             bl__pages_free(linears[j]->owned, linears[j]->owned_bytes);
+        for (size_t j = 0; j < model->hparams.n_groups; j++) {
+            if (l->o)
+                bl__pages_free(l->o[j].owned, l->o[j].owned_bytes);
+            if (l->down)
+                bl__pages_free(l->down[j].owned, l->down[j].owned_bytes);
+        }
+        bl__free(l->o);
+        bl__free(l->down);
     }
     bl__free(model->layers);
     model->layers = NULL;

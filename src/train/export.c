@@ -18,9 +18,7 @@
 #include "formats/safetensors_write.h"
 #include "quant/quant.h"
 #include "tokenizer/vocab.h"
-#include "train/checkpoint.h"
-#include "train/graph.h"
-#include "train/run_directory.h"
+#include "train/trained.h"
 
 enum { MAX_NAME = 96, MAX_COPY = 1 << 30 };
 
@@ -171,14 +169,6 @@ static bl_status copy_tokenizer(export *e) {
 
 /* ---- weights ---- */
 
-static const linear *find_linear(const export *e, const bl__param *p) {
-    for (size_t i = 0; i < e->net->config.n_layers; i++)
-        for (size_t k = 0; k < N_LINEARS; k++)
-            if (e->net->layers[i].linears[k].param == p)
-                return &e->net->layers[i].linears[k];
-    return NULL;
-}
-
 static bl_status write_header(const export *e, bl__outfile *file) {
     size_t n = 0;
     bl__safetensor_spec *specs = bl__calloc(e->n_params * 2, sizeof *specs);
@@ -215,7 +205,7 @@ done:
 
 /* Codes as transformers packs them (quant/hf_u8.c), then the scale. */
 static bl_status write_packed(const export *e, bl__outfile *file, const bl__param *p) {
-    const linear *l = find_linear(e, p);
+    const linear *l = bl__trained_linear(e->net, p);
     size_t quarter = p->rows / 4, n = quarter * p->cols;
     uint8_t *bytes = bl__calloc(n, 1);
     float *row = bl__malloc_array(p->cols, sizeof *row);
@@ -309,43 +299,13 @@ static bl_status write_generation(const export *e) {
 
 /* ---- the whole ---- */
 
-/* Between two kinds of network there is none that a file could hold. */
-static bl_status check_lambda(const export *e, const char *run, const bl__checkpoint *c) {
-    bl__schedule schedule = bl__recipe_schedule(&e->recipe);
-    uint64_t step = bl__checkpoint_progress(c)->step;
-    double lambda = bl__schedule_lambda(&schedule, step);
-    if (lambda >= 1.0)
-        return BL_OK;
-    return bl__fail(
-        e->err, BL_ERR_UNSUPPORTED,
-        "%s: quantization has come in by %.3g of 1 at step %llu of %llu (lambda_steps); "
-        "train on before exporting",
-        run, lambda, (unsigned long long)step, (unsigned long long)schedule.n_lambda);
-}
-
-/* A network of one token: only its weights are wanted. */
 static bl_status load(export *e, const char *run) {
-    bl__checkpoint *c = NULL;
-    char *text = NULL, path[BL_RUN_MAX_PATH];
-    bl_status status = bl__run_find_checkpoint(run, path, e->err);
-    if (status || (status = bl__checkpoint_open(path, &c, e->err)))
-        return status;
-    if (!(text = bl__recipe_text(bl__checkpoint_recipe(c))))
-        status = no_memory(e->err);
-    else
-        status = bl__recipe_parse(text, strlen(text), NULL, 0, &e->recipe, e->err);
+    bl__trained trained;
+    bl_status status = bl__trained_load(run, &trained, e->err);
+    e->recipe = trained.recipe;
+    e->net = trained.net;
     if (!status)
-        status = check_lambda(e, run, c);
-    bl__network_config config = bl__recipe_network(&e->recipe);
-    config.blends = false;
-    if (!status && !(status = bl__network_create(&config, 1, 1, NULL, &e->net, e->err))) {
         e->params = bl__network_params(e->net, &e->n_params);
-        status = bl__checkpoint_read(c, e->params, e->n_params, NULL, e->err);
-    }
-    if (!status)
-        bl__network_quantize(e->net);
-    bl__free(text);
-    bl__checkpoint_close(c);
     return status;
 }
 

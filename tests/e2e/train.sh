@@ -106,6 +106,17 @@ END
 "$program" run -m tuned.gguf -p 'The queen sold' -n 16 --temp 0 -q >tuned.txt || fail "tuned.gguf does not run"
 [[ $(wc -c <tuned.txt) -gt 16 ]] || fail "the tuned model wrote: $(cat tuned.txt)"
 
+# In groups: the file says so and runs; what cannot say it is refused.
+"$program" train --groups 2 --steps 30 --set save_interval=0 -o groups --export groups.gguf -q recipe.json
+"$program" inspect --json groups.gguf | grep -q '"bitloom.groups": 2' || fail "groups.gguf does not say so"
+"$program" convert groups.gguf -o again.gguf -q
+for way in groups again; do
+    "$program" run -m "$way.gguf" -p 'The queen sold' -n 16 --temp 0 -q >"$way.txt" || fail "$way.gguf does not run"
+done
+cmp groups.txt again.txt || fail "converted, the model in groups writes another text"
+"$program" convert groups.gguf -o not.gguf --type f32 -q 2>err && fail "groups became f32"
+grep -qF "2 groups" err || fail "groups to f32: said $(cat err)"
+
 # Ctrl-C leaves a checkpoint.
 status=0
 "$program" train recipe.json -o stopped --steps 100000 -t 1 -q 2>stopped.log & pid=$!
@@ -130,6 +141,9 @@ refused "text.txt: not a token file" recipe.json -o bad --data text.txt
 refused "resume it" recipe.json -o whole
 refused "expected binary" recipe.json -o whole --resume --weights binary
 refused "ternary already" --from whole.gguf --data text.bin -o bad
+refused "in 2 groups, which no Hugging Face" -o groups --export groups-hf
+refused "expected 1" recipe.json -o groups --resume
+refused "groups is 3, expected a divisor of kv_heads, 2," --groups 3 -o bad recipe.json
 refused "masters of a binary model" recipe.json -o binary --weights binary --steps 2 --export b --masters
 head -c 5000 whole/step-00000300.safetensors >cut.file && mv cut.file whole/step-00000300.safetensors
 refused "step-00000300.safetensors" --resume -o whole

@@ -1,4 +1,5 @@
 /* What a conversion must refuse, and what must leave nothing behind. */
+#include "tiny_model.h"
 #include "unit/convert_fixture.h"
 
 /* ---- Refusals ---- */
@@ -115,6 +116,40 @@ static void test_refused_inputs(void **state) {
     bl__free(gguf);
 }
 
+/* A model in groups becomes the native layout, group by group, and no other. */
+static void test_groups(void **state) {
+    (void)state;
+    tiny_model m = tiny_model_default();
+    m.n_groups = 2;
+    m.layout = BL_LAYOUT_F32;
+    tiny_model_write(&m, 7, output);
+    convert_refused(output, "f32", BL_ERR_UNSUPPORTED, WORDS("2 groups", "native"));
+    convert_refused(output, "tq1_0", BL_ERR_UNSUPPORTED, WORDS("2 groups", "native"));
+    convert_ok(output, second, NULL, NULL, NULL);
+    m.layout = BL_LAYOUT_T2;
+    char want[320];
+    snprintf(want, sizeof want, "%s/want.gguf", folder);
+    tiny_model_write(&m, 7, want);
+    bl__filemap a, b;
+    bl__gguf *x, *y;
+    assert_int_equal(bl__filemap_open(second, &a, NULL), BL_OK);
+    assert_int_equal(bl__filemap_open(want, &b, NULL), BL_OK);
+    assert_int_equal(bl__gguf_parse(a.data, a.len, &x, NULL), BL_OK);
+    assert_int_equal(bl__gguf_parse(b.data, b.len, &y, NULL), BL_OK);
+    const bl__gguf_tensor *from = bl__gguf_find_tensor(x, "blk.1.ffn_down.1.weight");
+    const bl__gguf_tensor *to = bl__gguf_find_tensor(y, "blk.1.ffn_down.1.weight");
+    assert_true(from && to && from->layout == BL_LAYOUT_T2 && from->bytes == to->bytes);
+    assert_memory_equal(from->data, to->data, to->bytes);
+    bl__gguf_free(x);
+    bl__gguf_free(y);
+    bl__filemap_close(&a);
+    bl__filemap_close(&b);
+    unlink(output);
+    m.wrong_groups = &(uint32_t){0};
+    tiny_model_write(&m, 7, output);
+    convert_refused(output, "f32", BL_ERR_UNSUPPORTED, WORDS("0 groups"));
+}
+
 /* ---- What must leave nothing behind ---- */
 
 typedef struct progress_seen {
@@ -211,6 +246,6 @@ int main(void) {
         IN_FOLDER(test_refused_tensors), IN_FOLDER(test_refused_values),
         IN_FOLDER(test_refused_types),   IN_FOLDER(test_refused_inputs),
         IN_FOLDER(test_cancel),          IN_FOLDER(test_full_disk),
-        IN_FOLDER(test_no_memory)};
+        IN_FOLDER(test_no_memory),       IN_FOLDER(test_groups)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -53,12 +53,16 @@ static float *all_logits(const bl_model *model) {
 
 static void test_batches_and_threads(void **state) {
     (void)state;
-    for (int kind = 0; kind < 3; kind++) {
+    for (int kind = 0; kind < 5; kind++) {
         tiny_model m = tiny_model_default();
         if (kind == 1)
             m.architecture = "llama", m.sub_norms = false, m.layout = BL_LAYOUT_F32;
         if (kind == 2)
             m.architecture = "bitnet", m.n_kv_heads = 4;
+        if (kind == 3)
+            m.n_groups = 2;
+        if (kind == 4)
+            m.architecture = "llama", m.n_groups = 2, m.layout = BL_LAYOUT_F32;
         bl_model *model = open_model(&m);
         float *want = all_logits(model);
         for (uint32_t n_batch = 1; n_batch <= N_TEXT; n_batch += 5)
@@ -76,15 +80,16 @@ static void test_batches_and_threads(void **state) {
 }
 
 /* The same ternary weights in every layout give the same bits. */
-static void test_layouts(void **state) {
-    (void)state;
+static void check_layouts(uint32_t n_groups) {
     const bl__layout layouts[] = {BL_LAYOUT_F32,  BL_LAYOUT_F16,    BL_LAYOUT_BF16,
                                   BL_LAYOUT_I2_S, BL_LAYOUT_TQ1_0,  BL_LAYOUT_TQ2_0,
                                   BL_LAYOUT_Q2_0, BL_LAYOUT_IQ1_BN, BL_LAYOUT_IQ2_BN};
     tiny_model m = tiny_model_default();
-    m.dim = m.ffn_dim = 256;
-    m.head_dim = 64;
+    m.dim = m.ffn_dim = 256 * n_groups;
+    m.head_dim = 64 * n_groups;
+    m.n_groups = n_groups;
     bl_model *model = open_model(&m);
+    assert_int_equal(bl_model_get_info(model)->n_groups, n_groups);
     assert_string_equal(bl_model_get_info(model)->weights, "bl_t2");
     assert_int_equal(bl_model_get_info(model)->repacked_bytes, 0);
     float *want = all_logits(model);
@@ -99,6 +104,12 @@ static void test_layouts(void **state) {
         bl_model_close(model);
     }
     free(want);
+}
+
+static void test_layouts(void **state) {
+    (void)state;
+    check_layouts(1);
+    check_layouts(2);
 }
 
 /* One layer of the 3B model's shape, whose sizes are multiples of no block but 64 and whose heads
@@ -219,6 +230,27 @@ static void test_refusals(void **state) {
     m = tiny_model_default();
     m.n_layers = 0;
     expect_refused(&m, BL_ERR_FORMAT, "block_count: 0");
+    static const uint32_t impossible[] = {0, 3, 4, 1 << 20, UINT32_MAX};
+    for (size_t i = 0; i < sizeof impossible / sizeof *impossible; i++) {
+        char words[80];
+        m = tiny_model_default();
+        m.wrong_groups = &impossible[i];
+        snprintf(words, sizeof words, "bitloom.groups: %u, expected a divisor of", impossible[i]);
+        expect_refused(&m, BL_ERR_FORMAT, words);
+    }
+    m = tiny_model_default();
+    m.ffn_dim = 57;
+    m.wrong_groups = &(uint32_t){2};
+    expect_refused(&m, BL_ERR_FORMAT, "feed_forward_length, 57");
+    m.ffn_dim = 56;
+    expect_refused(&m, BL_ERR_NOT_FOUND, "tensor blk.0.attn_output.0.weight is missing");
+    m.n_groups = 2;
+    m.skip_tensor = "blk.1.ffn_down.1.weight";
+    expect_refused(&m, BL_ERR_NOT_FOUND, "tensor blk.1.ffn_down.1.weight is missing");
+    m.skip_tensor = NULL;
+    m.wrong_tensor = "blk.0.attn_output.1.weight";
+    expect_refused(&m, BL_ERR_FORMAT,
+                   "blk.0.attn_output.1.weight: shape [41,20], expected [40,20]");
     m = tiny_model_default();
     m.layout = BL_LAYOUT_I2_S;
     m.dim = m.ffn_dim = 128;
@@ -237,6 +269,7 @@ static void test_allocation_failures(void **state) {
     (void)state;
     tiny_model m = tiny_model_default();
     m.layout = BL_LAYOUT_F32; /* repacks */
+    m.n_groups = 2;
     tiny_model_write(&m, 7, path);
     for (long n = 1;; n++) {
         bl_model *model = NULL;

@@ -282,17 +282,40 @@ static double model_loss(const char *path, const char *data, bool apart) {
     return loss / (double)n;
 }
 
+static void assert_same_bytes(const char *a, const char *b) {
+    bl__filemap x, y;
+    assert_int_equal(bl__filemap_open(a, &x, NULL), BL_OK);
+    assert_int_equal(bl__filemap_open(b, &y, NULL), BL_OK);
+    if (x.len != y.len || memcmp(x.data, y.data, x.len) != 0)
+        fail_msg("%s and %s differ", a, b);
+    bl__filemap_close(&x);
+    bl__filemap_close(&y);
+}
+
+/* Exports to a GGUF file, straight and by way of a directory: the same bytes. */
 static void check_export(const char *name, const char *const *settings, bool masters) {
     watch w = {0};
     bl_train_report report = {0};
     bl_error err = {0};
-    char directory[160], gguf[160];
+    char directory[160], converted[160], named[160], gguf[160];
     must_train(name, &w, settings, masters, 1, &report);
     snprintf(directory, sizeof directory, "%s-hf", in_root(name));
+    snprintf(converted, sizeof converted, "%s-converted.gguf", in_root(name));
+    snprintf(named, sizeof named, "%s-hf.gguf", in_root(name)); /* as a model, like directory */
     snprintf(gguf, sizeof gguf, "%s.gguf", in_root(name));
-    if (bl_train_export(in_root(name), directory, masters, &err) != BL_OK ||
-        bl_convert(directory, gguf, NULL, NULL, &err) != BL_OK)
+    if (bl_train_export_gguf(in_root(name), named, masters, &err) != BL_OK)
         fail_msg("%s: %s", name, err.message);
+    if (strncmp(name, "groups", 6) == 0) {
+        assert_int_equal(bl_train_export(in_root(name), directory, masters, &err),
+                         BL_ERR_UNSUPPORTED);
+        assert_non_null(strstr(err.message, "linears in 2 groups"));
+    } else if (bl_train_export(in_root(name), directory, masters, &err) != BL_OK ||
+               bl_convert(directory, converted, NULL, NULL, &err) != BL_OK) {
+        fail_msg("%s: %s", name, err.message);
+    } else {
+        assert_same_bytes(named, converted);
+    }
+    assert_int_equal(rename(named, gguf), 0);
     bool apart = strcmp(name, "packed") == 0;
     double found = model_loss(gguf, apart ? "documents.tok" : "data.tok", apart);
     /* Masters are not rounded. */
@@ -318,6 +341,16 @@ static void exported_models_have_the_trainers_loss(void **state) {
     check_export("llama", llama, false);
     check_export("floats", floats, false);
     check_export("llama_floats", llama_floats, false);
+    static const char *const groups[] = {"groups=2", "precision=float32", NULL};
+    static const char *const groups_binary[] = {"groups=2", "weights=binary", NULL};
+    static const char *const groups_float[] = {"groups=2", "weights=float", NULL};
+    static const char *const groups_llama[] = {"groups=2", "activation=silu", "sub_norms=false",
+                                               NULL};
+    check_export("groups", groups, false);
+    check_export("groups", groups, true);
+    check_export("groups_binary", groups_binary, false);
+    check_export("groups_float", groups_float, false);
+    check_export("groups_llama", groups_llama, false);
     char setting[160];
     const char *const packed[] = {"mask_documents=true", setting, NULL};
     snprintf(setting, sizeof setting, "data=%s", in_root("documents.tok"));
@@ -564,6 +597,8 @@ static void survive_failing_memory(const char *const *settings) {
         status = train("memory", &w, settings, false, 1, &report, NULL);
         if (!status)
             status = bl_train_export(in_root("memory"), in_root("memory"), false, NULL);
+        if (!status)
+            status = bl_train_export_gguf(in_root("memory"), in_root("memory/m.gguf"), false, NULL);
         bl__alloc_fail_at(0);
         if (status)
             assert_int_equal(status, BL_ERR_MEMORY);
