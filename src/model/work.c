@@ -10,16 +10,22 @@ static uint64_t linear_bytes(const bl__linear *linear) {
     return bytes + (linear->norm ? linear->cols * sizeof(float) : 0);
 }
 
+static void add_linear(const bl__linear *linear, bl__work *work) {
+    work->layer_bytes += linear_bytes(linear);
+    work->int8_macs += linear->int8 ? (uint64_t)linear->rows * linear->cols : 0;
+}
+
 static void add_layer(const bl__hparams *h, const bl__layer *layer, bl__work *work) {
-    const bl__linear *linears[] = {&layer->q,    &layer->k,  &layer->v,   &layer->o,
-                                   &layer->gate, &layer->up, &layer->down};
+    const bl__linear *linears[] = {&layer->q, &layer->k, &layer->v, &layer->gate, &layer->up};
     size_t norms = 2 * (size_t)h->dim;
     norms += layer->attn_sub_norm ? (size_t)h->n_heads * h->head_dim : 0;
     norms += layer->ffn_sub_norm ? h->ffn_dim : 0;
     work->layer_bytes += norms * sizeof(float);
-    for (size_t i = 0; i < sizeof linears / sizeof linears[0]; i++) {
-        work->layer_bytes += linear_bytes(linears[i]);
-        work->int8_macs += linears[i]->int8 ? (uint64_t)linears[i]->rows * linears[i]->cols : 0;
+    for (size_t i = 0; i < sizeof linears / sizeof linears[0]; i++)
+        add_linear(linears[i], work);
+    for (size_t g = 0; g < h->n_groups; g++) {
+        add_linear(&layer->o[g], work);
+        add_linear(&layer->down[g], work);
     }
 }
 

@@ -61,6 +61,7 @@ static void set_param(bl__network *net, bl__arena *arena, size_t index, size_t r
     p->rows = rows;
     p->cols = cols;
     p->decays = rows > 1;
+    p->col_groups = 1;
     p->value = take_floats(arena, rows, cols);
 }
 
@@ -91,6 +92,8 @@ static void layout_params(bl__network *net, bl__arena *arena) {
             p->linear = j != BL_PARAM_ATTN_NORM && j != BL_PARAM_ATTN_SUB_NORM &&
                         j != BL_PARAM_FFN_NORM && j != BL_PARAM_FFN_SUB_NORM;
             p->decays = p->linear;
+            if (j == BL_PARAM_O || j == BL_PARAM_DOWN)
+                p->col_groups = c->n_groups;
         }
     set_param(net, arena, net->n_params - 1, 1, dim);
     snprintf(net->params[0].name, sizeof net->params[0].name, "model.embed_tokens.weight");

@@ -68,6 +68,7 @@ typedef struct bl__param {
     size_t rows, cols;
     bool linear;         /* quantized in the forward pass, unless weights are BL_WEIGHTS_FLOAT */
     bool decays;         /* a matrix or the embedding: weight decay is for it */
+    size_t col_groups;   /* of o and down: config's n_groups; 1 for others */
     float *value, *grad; /* float[rows][cols] */
 } bl__param;
 

@@ -10,7 +10,8 @@
 
 /* ---- sizes ---- */
 
-/* 0: some linear does not fit the layout. */
+/* 0: some linear does not fit the layout. Groups of columns are tensors of their own, which only
+ * the native layout and floats are written in. */
 static uint64_t size_in(const bl__param *params, size_t n_params, bl__layout layout) {
     uint64_t total = 0;
     bool is_float = layout == BL_LAYOUT_F32;
@@ -19,10 +20,12 @@ static uint64_t size_in(const bl__param *params, size_t n_params, bl__layout lay
         bl__layout own = p->linear                 ? layout
                          : is_float || p->rows < 2 ? BL_LAYOUT_F32
                                                    : BL_LAYOUT_BF16;
-        size_t bytes = 0;
-        if (p->rows && bl__layout_bytes(own, p->rows, p->cols, &bytes, NULL) != BL_OK)
+        size_t bytes = 0, groups = p->col_groups ? p->col_groups : 1;
+        if (groups > 1 && layout != BL_LAYOUT_T2 && layout != BL_LAYOUT_F32)
             return 0;
-        total += bytes;
+        if (p->rows && bl__layout_bytes(own, p->rows, p->cols / groups, &bytes, NULL) != BL_OK)
+            return 0;
+        total += bytes * groups;
     }
     return total;
 }

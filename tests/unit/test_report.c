@@ -60,6 +60,10 @@ static void sizes_of_layouts_that_fit(void **state) {
     odd[0].cols = 128; /* no tq1_0, no tq2_0 */
     bl__report_sizes(odd, 2, BL_WEIGHTS_BINARY, &r);
     assert_int_equal(r.n_sizes, 3);
+    odd[0].col_groups = 4; /* 32 columns are two blocks of 4 tiles */
+    bl__report_sizes(odd, 2, BL_WEIGHTS_TERNARY, &r);
+    assert_int_equal(r.n_sizes, 2);
+    assert_int_equal(r.sizes[0].bytes, 4 * 4 * (64 + 2 * 64) + 256 * 4);
 }
 
 static void bytes_of_targets(void **state) {
