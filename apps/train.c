@@ -14,10 +14,10 @@
 #include "commands.h"
 #include "terminal.h"
 
-enum { N_OWN_SETTINGS = 14, MAX_SETTINGS = N_OWN_SETTINGS + OPTION_LIST_MAX, MAX_TEXT = 1 << 16 };
+enum { N_OWN_SETTINGS = 15, MAX_SETTINGS = N_OWN_SETTINGS + OPTION_LIST_MAX, MAX_TEXT = 1 << 16 };
 
 typedef struct train_settings {
-    const char *output, *export_to, *data, *tokenizer, *preset, *recipe, *weights, *from;
+    const char *output, *export_to, *data, *tokenizer, *preset, *recipe, *weights, *memory, *from;
     int64_t lambda_steps, steps, rows, tokens, accumulate, groups, seed, threads;
     double rate;
     option_list set;
@@ -57,6 +57,8 @@ static const option RECIPE_OPTIONS[] = {
      "what linear weights are quantized to; one of:"},
     {0, "groups", NULL, OPTION_INTEGER, "N", TRAIN(groups), 1, 1 << 16, NULL,
      "groups of each linear with statistics and sub-norms of their own (default 1)"},
+    {0, "memory", NULL, OPTION_CHOICE, "KIND", TRAIN(memory), 0, 0, "store recompute",
+     "what becomes of activations until the backward pass; one of:"},
     {0, "steps", NULL, OPTION_INTEGER, "N", TRAIN(steps), 1, 1e12, NULL, "updates of the run"},
     {0, "rows", NULL, OPTION_INTEGER, "N", TRAIN(rows), 1, 1 << 20, NULL, "rows of a batch"},
     {0, "tokens", NULL, OPTION_INTEGER, "N", TRAIN(tokens), 1, 1 << 24, NULL, "tokens of a row"},
@@ -115,6 +117,7 @@ static bool make_settings(const train_settings *s, setting_list *list) {
     add_text(list, "preset", s->preset);
     add_text(list, "recipe", s->recipe);
     add_text(list, "weights", s->weights);
+    add_text(list, "memory", s->memory);
     add_whole(list, "groups", s->groups);
     add_whole(list, "steps", s->steps);
     add_whole(list, "rows", s->rows);
@@ -144,6 +147,17 @@ static const char *format_time(double seconds) {
     else
         snprintf(text, sizeof text, "%lld:%02lld", s / 60, s % 60);
     return text;
+}
+
+static void take_begin(void *user, const bl_train_report *r) {
+    const watch *w = user;
+    char whole[32];
+    if (w->is_quiet)
+        return;
+    snprintf(whole, sizeof whole, "%s", format_bytes((double)r->memory_bytes));
+    note("%.2f M weights, %.2f M of them quantized; %s of memory, %s of it activations; %s",
+         (double)r->n_params * 1e-6, (double)r->n_quantized * 1e-6, whole,
+         format_bytes((double)r->activation_bytes), r->compute);
 }
 
 /* On one line, whatever is in it. */
@@ -199,12 +213,12 @@ static void add_real(json_t *object, const char *key, double value) {
 
 static int print_json(const char *output, const bl_train_report *r) {
     json_t *object = json_pack(
-        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:I}", "output", output, "steps",
+        "{s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:f, s:f, s:s, s:I}", "output", output, "steps",
         (json_int_t)r->n_steps, "tokens", (json_int_t)r->tokens, "weights", (json_int_t)r->n_params,
         "quantized_weights", (json_int_t)r->n_quantized, "memory_bytes",
-        (json_int_t)r->memory_bytes, "rollbacks", (json_int_t)r->rollbacks, "loss",
-        isfinite(r->smoothed) ? r->smoothed : 0.0, "seconds", r->seconds, "compute", r->compute,
-        "processes", (json_int_t)r->n_processes);
+        (json_int_t)r->memory_bytes, "activation_bytes", (json_int_t)r->activation_bytes,
+        "rollbacks", (json_int_t)r->rollbacks, "loss", isfinite(r->smoothed) ? r->smoothed : 0.0,
+        "seconds", r->seconds, "compute", r->compute, "processes", (json_int_t)r->n_processes);
     if (!object)
         return fail_with("train", "the output's name is not UTF-8, or memory is short");
     json_t *sizes = json_object();
@@ -278,6 +292,7 @@ static int train(const train_settings *s, const char *recipe, bool *speaks) {
                               .output = s->output,
                               .resume = s->resume,
                               .n_threads = (uint32_t)s->threads,
+                              .begin = take_begin,
                               .progress = take_step,
                               .warn = take_warning,
                               .user = &w};

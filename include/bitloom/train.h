@@ -40,6 +40,8 @@ typedef struct bl_train_step {
     const char *sample; /* a text by the weights of this step (UTF-8, prompt first), or NULL */
 } bl_train_step;
 
+typedef struct bl_train_report bl_train_report;
+
 typedef struct bl_train_params {
     const char *recipe;          /* a JSON file (bitloom-train(1) lists its keys), or NULL */
     const char *const *settings; /* "key=value" each, in place of the recipe's */
@@ -48,6 +50,9 @@ typedef struct bl_train_params {
     bool resume;        /* go on after the last checkpoint; from the start when there is none. The
                            recipe is the checkpoint's unless one is given */
     uint32_t n_threads; /* 0 = all physical cores */
+    /* Called before the first step; of the report n_params, n_quantized, memory_bytes,
+     * activation_bytes and compute are set. May be NULL. */
+    void (*begin)(void *user, const bl_train_report *report);
     /* Called after every step, and before the first one with a model to start from as it came
      * (step 0, no loss); returns false to cancel. May be NULL. */
     bool (*progress)(void *user, const bl_train_step *step);
@@ -62,10 +67,11 @@ typedef struct bl_train_size {
     uint64_t bytes;     /* of all weights of an export; the tokenizer comes on top */
 } bl_train_size;
 
-typedef struct bl_train_report {
+struct bl_train_report {
     uint64_t n_steps, tokens;
     uint64_t n_params, n_quantized; /* weights, and those of them in quantized linears */
     uint64_t memory_bytes;          /* of network and optimizer */
+    uint64_t activation_bytes;      /* those of them that wait for the backward pass */
     uint64_t rollbacks;
     double smoothed;
     double validation, best; /* NaN without held-out data */
@@ -78,7 +84,7 @@ typedef struct bl_train_report {
     char compute[64];     /* what float products were computed in: "bf16 avx512bf16" */
     uint32_t n_processes; /* that shared the run */
     uint32_t process;     /* which of them this one is */
-} bl_train_report;
+};
 
 /* Trains to the recipe's last step. A run starts from random weights or, with the recipe's "from",
  * from those of a model: a GGUF file, a Hugging Face directory, a run or checkpoint of bl_train().

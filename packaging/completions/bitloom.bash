@@ -30,6 +30,7 @@ _bitloom() {
         train:--recipe) mapfile -t COMPREPLY < <(compgen -W "b1.58 bitnet" -- "$cur"); return ;;
         train:--weights)
             mapfile -t COMPREPLY < <(compgen -W "ternary binary float" -- "$cur"); return ;;
+        train:--memory) mapfile -t COMPREPLY < <(compgen -W "store recompute" -- "$cur"); return ;;
         plot:--x) mapfile -t COMPREPLY < <(compgen -W "tokens step seconds" -- "$cur"); return ;;
         *:--embed-type) mapfile -t COMPREPLY < <(compgen -W "$embed_types" -- "$cur"); return ;;
         *:--kind) mapfile -t COMPREPLY < <(compgen -W "$kinds" -- "$cur"); return ;;
@@ -58,8 +59,8 @@ _bitloom() {
             options+=" -t --threads -q --quiet --check --doc --first -n --n-tokens --ids" ;;
         train)
             options+=" -o --output --out --resume -t --threads --json -q --quiet --data --tokenizer"
-            options+=" --from --lambda-steps --preset --recipe --weights --groups --steps --rows --tokens --accumulate"
-            options+=" --lr --rate -s --seed --set --export --masters" ;;
+            options+=" --from --lambda-steps --preset --recipe --weights --groups --memory --steps"
+            options+=" --rows --tokens --accumulate --lr --rate -s --seed --set --export --masters" ;;
         plot) options+=" -o --output --title --x --top -q --quiet" ;;
         tokenizer)
             options+=" -o --output --kind --vocab --coverage --bos --eos --special --field --json"

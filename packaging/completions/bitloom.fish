@@ -77,6 +77,7 @@ complete -c bitloom -n '__fish_seen_subcommand_from train' -l from -r -d 'model 
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l lambda-steps -x -d 'steps in which quantization comes in'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l recipe -x -a 'b1.58 bitnet' -d 'published schedule'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l weights -x -a 'ternary binary float' -d 'kind of linear weights'
+complete -c bitloom -n '__fish_seen_subcommand_from train' -l memory -x -a 'store recompute' -d 'what becomes of activations'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l groups -x -d 'groups of each linear'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l steps -x -d 'updates of the run'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l rows -x -d 'rows of a batch'

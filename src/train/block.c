@@ -127,6 +127,8 @@ static void forward_from_attention(const block *b) {
     activate(b, gate, up, w->a);
     z = normalize(b, &l->inputs[INPUT_DOWN], w->a, w->b);
     bl__input_take(b->s, w, &l->inputs[INPUT_DOWN], z, b->t, b->n, b->s->backward);
+    if (b->s->again)
+        return;
     bl__linear_forward(b->s, w, &l->linears[LINEAR_DOWN], b->n, w->a);
     add_residual(b, l->h + at, w->a, next);
 }
@@ -223,6 +225,12 @@ void bl__layer_forward(slice *s) {
     bl__run_parts(s->net, BL_PHASE_TO_ATTENTION, before_part, s, n_blocks);
     bl__attention_forward(s);
     bl__run_parts(s->net, BL_PHASE_FROM_ATTENTION, after_part, s, n_blocks);
+}
+
+void bl__layer_recompute(slice *s) {
+    s->again = true;
+    bl__layer_forward(s);
+    s->again = false;
 }
 
 /* Adds the blocks' sums to the norms' gradients, in the order of the blocks. */

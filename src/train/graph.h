@@ -64,6 +64,8 @@ typedef struct input {
     const bl__param *norm;
 } input;
 
+/* With config.recompute all but linears, norms and x are those of layer 0: what the layer computed
+ * last is there. */
 typedef struct layer {
     linear linears[N_LINEARS];
     input inputs[N_INPUTS];
@@ -103,6 +105,7 @@ struct bl__network {
     size_t q_dim, kv_dim, max_cols;
     size_t max_rows, max_tokens; /* of a step */
     size_t slice_tokens;         /* that buffers hold */
+    size_t activation_bytes;     /* of the layers */
     size_t n_parts;
     scratch *scratch; /* [n_parts] */
     size_t score_stride;
@@ -138,6 +141,7 @@ typedef struct slice {
     size_t n_rows, row_tokens, n_tokens;
     size_t index; /* of the layer in hand */
     bool backward;
+    bool again;              /* the layer's own values are wanted once more, not what follows */
     const bl__gemm *gemm;    /* of forward products: float32 when there is no backward pass */
     float loss_scale;        /* of every counted target's gradient */
     float *logits;           /* of the slice's first row, or NULL */
@@ -226,6 +230,8 @@ void bl__linears_gradient(slice *s);
 /* ---- block.c: everything of a layer between two attentions, forward and backward ---- */
 
 void bl__layer_forward(slice *s);
+/* What the layer in hand keeps, from its x, as bl__layer_forward() left it. */
+void bl__layer_recompute(slice *s);
 void bl__layer_backward(slice *s);
 
 /* ---- attention.c ---- */

@@ -131,13 +131,41 @@ static void layout_linear(bl__network *net, bl__arena *arena, linear *l, bl__par
     }
 }
 
+/* What a layer keeps beside its x, for all tokens of a slice. */
+static void layout_activations(bl__network *net, bl__arena *arena, layer *l) {
+    size_t n = net->slice_tokens;
+    for (size_t i = 0; i < N_INPUTS; i++) {
+        input *in = &l->inputs[i];
+        in->panels = take_panels(net, arena, in->groups, n, in->cols / in->groups);
+        in->rstd = take_floats(arena, in->norm_groups, n);
+        in->steps = is_quantized(net) ? take_floats(arena, in->groups, n) : NULL;
+    }
+    l->h = take_floats(arena, n, net->config.dim);
+    l->q = take_floats(arena, n, net->q_dim);
+    l->k = take_floats(arena, n, net->kv_dim);
+    l->v = take_floats(arena, n, net->kv_dim);
+    l->attended = take_floats(arena, n, net->q_dim);
+    l->log_sum = take_floats(arena, n, net->config.n_heads);
+    l->gate = take_floats(arena, n, net->config.ffn_dim);
+    l->up = take_floats(arena, n, net->config.ffn_dim);
+}
+
+/* Gives a layer the activations of another. */
+static void share_activations(const layer *from, layer *l) {
+    layer own = *l;
+    *l = *from;
+    memcpy(l->linears, own.linears, sizeof own.linears);
+    for (size_t i = 0; i < N_INPUTS; i++)
+        l->inputs[i].norm = own.inputs[i].norm;
+    l->x = own.x;
+}
+
 static void layout_layer(bl__network *net, bl__arena *arena, size_t index) {
     static const unsigned char weights[N_LINEARS] = {
         BL_PARAM_Q, BL_PARAM_K, BL_PARAM_V, BL_PARAM_O, BL_PARAM_GATE, BL_PARAM_UP, BL_PARAM_DOWN};
     static const unsigned char norms[N_INPUTS] = {BL_PARAM_ATTN_NORM, BL_PARAM_ATTN_SUB_NORM,
                                                   BL_PARAM_FFN_NORM, BL_PARAM_FFN_SUB_NORM};
     layer *l = &net->layers[index];
-    size_t n = net->slice_tokens, dim = net->config.dim;
     size_t groups = is_quantized(net) ? net->config.n_groups : 1;
     for (size_t i = 0; i < N_LINEARS; i++) {
         bool by_cols = i == LINEAR_O || i == LINEAR_DOWN;
@@ -151,19 +179,14 @@ static void layout_layer(bl__network *net, bl__arena *arena, size_t index) {
         in->cols = in->norm->cols;
         in->norm_groups = is_split ? net->config.n_groups : 1;
         in->groups = is_split ? groups : 1;
-        in->panels = take_panels(net, arena, in->groups, n, in->cols / in->groups);
-        in->rstd = take_floats(arena, in->norm_groups, n);
-        in->steps = is_quantized(net) ? take_floats(arena, in->groups, n) : NULL;
     }
-    l->x = take_floats(arena, n, dim);
-    l->h = take_floats(arena, n, dim);
-    l->q = take_floats(arena, n, net->q_dim);
-    l->k = take_floats(arena, n, net->kv_dim);
-    l->v = take_floats(arena, n, net->kv_dim);
-    l->attended = take_floats(arena, n, net->q_dim);
-    l->log_sum = take_floats(arena, n, net->config.n_heads);
-    l->gate = take_floats(arena, n, net->config.ffn_dim);
-    l->up = take_floats(arena, n, net->config.ffn_dim);
+    size_t before = arena->used;
+    l->x = take_floats(arena, net->slice_tokens, net->config.dim);
+    if (net->config.recompute && index)
+        share_activations(&net->layers[0], l);
+    else
+        layout_activations(net, arena, l);
+    net->activation_bytes += arena->used - before;
 }
 
 /* Panels of [k][n] in either precision: scratch serves steps with and without a backward pass. */
@@ -228,6 +251,7 @@ static void layout_slice(bl__network *net, bl__arena *arena) {
 
 static void layout(bl__network *net, bl__arena *arena) {
     layout_params(net, arena);
+    net->activation_bytes = 0;
     for (size_t i = 0; i < net->config.n_layers; i++)
         layout_layer(net, arena, i);
     layout_linear(net, arena, &net->head, &net->params[0], 1, 1, false);
@@ -372,6 +396,9 @@ const bl__network_config *bl__network_get_config(const bl__network *net) {
 size_t bl__network_bytes(const bl__network *net) {
     return net->arena.size;
 }
+size_t bl__network_activation_bytes(const bl__network *net) {
+    return net->activation_bytes;
+}
 const char *bl__network_compute(const bl__network *net) {
     return net->gemm->name;
 }
@@ -430,8 +457,12 @@ static double run_slice(slice *s) {
     double loss = bl__head_run(s);
     if (!s->backward)
         return loss;
-    for (s->index = net->config.n_layers; s->index-- > 0;)
+    for (s->index = net->config.n_layers; s->index-- > 0;) {
+        /* the last layer's are still there */
+        if (net->config.recompute && s->index + 1 < net->config.n_layers)
+            bl__layer_recompute(s);
         bl__layer_backward(s);
+    }
     bl__embedding_gradient(s);
     return loss;
 }

@@ -36,6 +36,8 @@ typedef struct bl__network_config {
     bl__precision precision;
     bool relu2;     /* else SiLU */
     bool sub_norms; /* attn_sub_norm and ffn_sub_norm */
+    bool recompute; /* keep only the layers' inputs for the backward pass, which computes the rest
+                       again: the same bits from less memory and more time */
     /* Groups of rows of q, k, v, gate and up, and of columns of o and down, that have statistics of
      * their own; so have the parts of the input of o and down, sub-norms included (arXiv
      * 2310.11453, "Model parallelism with Group Quantization and Normalization"). Divides
@@ -84,6 +86,8 @@ void bl__network_free(bl__network *network);
 
 const bl__network_config *bl__network_get_config(const bl__network *network);
 size_t bl__network_bytes(const bl__network *network);
+/* Those of them that keep activations for the backward pass. */
+size_t bl__network_activation_bytes(const bl__network *network);
 /* "bf16 avx512bf16": what float products multiply in, and the kernels that do it. */
 const char *bl__network_compute(const bl__network *network);
 

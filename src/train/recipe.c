@@ -50,6 +50,7 @@ static const field FIELDS[] = {
     {"sub_norms", FIELD_FLAG, AT(sub_norms), 0, 0, NULL, true},
     {"groups", FIELD_WHOLE, AT(groups), 1, 1 << 16, NULL, true},
     {"precision", FIELD_CHOICE, AT(precision), 0, 0, "auto float32 bf16", false},
+    {"memory", FIELD_CHOICE, AT(memory), 0, 0, "store recompute", false},
     {"rope_base", FIELD_REAL, AT(rope_base), 1, 1e12, NULL, true},
     {"norm_eps", FIELD_REAL, AT(norm_eps), 0, 1, NULL, true},
     {"init_std", FIELD_REAL, AT(init_std), 0, 10, NULL, false},
@@ -333,6 +334,7 @@ static void apply_rest(bl__recipe *r) {
     default_whole(&r->sub_norms, 1);
     default_whole(&r->groups, 1);
     default_whole(&r->precision, BL_PRECISION_AUTO);
+    default_whole(&r->memory, 0);
     default_real(&r->rope_base, 10000);
     default_real(&r->norm_eps, 1e-5);
     default_real(&r->init_std, 0.02);
@@ -557,6 +559,7 @@ bl__network_config bl__recipe_network(const bl__recipe *r) {
                                 .precision = (bl__precision)r->precision,
                                 .relu2 = r->activation == 1,
                                 .sub_norms = r->sub_norms != 0,
+                                .recompute = r->memory == 1,
                                 .n_groups = (uint32_t)r->groups,
                                 .blends = r->lambda_steps > 0};
 }

@@ -493,6 +493,7 @@ bl_status bl__trainer_deployed(bl__trainer *t, double *out, bl_error *err) {
     bl__network *net = NULL;
     config.precision = BL_PRECISION_FLOAT32;
     config.blends = false;
+    config.recompute = true; /* nothing waits for a backward pass */
     bl_status status = bl__network_create(&config, batch, n_tokens(t), t->pool, &net, err);
     if ((status = bl__processes_agree(t->processes, status, err))) {
         bl__network_free(net);
@@ -736,6 +737,21 @@ bl_status bl__trainer_run(bl__trainer *t, bl_error *err) {
 
 /* ---- the whole ---- */
 
+/* What is known before the first step. */
+static void fill_sizes(const bl__trainer *t, bl_train_report *r) {
+    for (size_t i = 0; i < t->n_params; i++) {
+        uint64_t n = (uint64_t)t->list[i].rows * t->list[i].cols;
+        r->n_params += n;
+        if (t->list[i].linear && t->recipe.weights != BL_WEIGHTS_FLOAT)
+            r->n_quantized += n;
+    }
+    r->memory_bytes = bl__network_bytes(t->net) + bl__optimizer_bytes(t->optimizer);
+    r->activation_bytes = bl__network_activation_bytes(t->net);
+    r->n_processes = bl__processes_size(t->processes);
+    r->process = bl__processes_rank(t->processes);
+    snprintf(r->compute, sizeof r->compute, "%s", bl__network_compute(t->net));
+}
+
 /* What deployed and the metrics say beyond themselves. */
 static bl_status fill_figures(bl__trainer *t, bl_train_report *r, bl_error *err) {
     double bytes = 0;
@@ -762,18 +778,8 @@ static bl_status fill_report(bl__trainer *t, bl_train_report *out, bl_error *err
                          .smoothed = p->smoothed,
                          .validation = p->validation,
                          .best = p->best,
-                         .seconds = p->seconds,
-                         .n_processes = bl__processes_size(t->processes),
-                         .process = bl__processes_rank(t->processes),
-                         .memory_bytes = bl__network_bytes(t->net)};
-    for (size_t i = 0; i < t->n_params; i++) {
-        uint64_t n = (uint64_t)t->list[i].rows * t->list[i].cols;
-        r.n_params += n;
-        if (t->list[i].linear && t->recipe.weights != BL_WEIGHTS_FLOAT)
-            r.n_quantized += n;
-    }
-    r.memory_bytes += bl__optimizer_bytes(t->optimizer);
-    snprintf(r.compute, sizeof r.compute, "%s", bl__network_compute(t->net));
+                         .seconds = p->seconds};
+    fill_sizes(t, &r);
     bl_status status = bl__trainer_deployed(t, &r.deployed, err);
     if (!status && speaks(t))
         status = fill_figures(t, &r, err);
@@ -790,7 +796,13 @@ bl_status bl_train(const bl_train_params *params, bl_train_report *report, bl_er
     bl_status status = bl__processes_open(&processes, err);
     if (status)
         return status;
-    if (!(status = bl__trainer_open(params, processes, &t, err)))
+    status = bl__trainer_open(params, processes, &t, err);
+    if (!status && params->begin && speaks(t)) {
+        bl_train_report sizes = {0};
+        fill_sizes(t, &sizes);
+        params->begin(params->user, &sizes);
+    }
+    if (!status)
         status = bl__trainer_run(t, err);
     if (!status && report)
         status = fill_report(t, report, err);

@@ -416,6 +416,45 @@ static void bfloat16_stays_near_float32(void **state) {
     }
 }
 
+/* Layers computed again give the gradients of layers that were kept, in less memory: each layer but
+ * the first keeps its input alone. */
+static void recomputing_changes_no_bit(void **state) {
+    (void)state;
+    fill_firsts();
+    for (size_t m = 0; m < 12; m++) {
+        bl__network_config config = m < 6 ? odd_config() : group_config();
+        config.n_layers = 4;
+        config.weights = all_modes[m % 3];
+        config.blends = m >= 6 && m % 3 > 0;
+        config.precision = m % 6 < 3 ? BL_PRECISION_FLOAT32 : BL_PRECISION_BF16;
+        bl__network *stored = make_network(&config, ROWS, TOKENS, NULL);
+        config.recompute = true;
+        bl__network *again = make_network(&config, ROWS, TOKENS, NULL);
+        for (int i = 0; i < 2 && config.blends; i++) {
+            bl__network_set_lambda(i ? stored : again, 0.5f);
+            bl__network_quantize(i ? stored : again);
+        }
+        size_t n;
+        const bl__param *a = bl__network_params(stored, &n), *b = bl__network_params(again, &n);
+        fill_ids(ROWS * TOKENS, config.vocab, 3);
+        bl__network_set_firsts(stored, firsts);
+        bl__network_set_firsts(again, firsts);
+        for (int step = 0; step < 2; step++) { /* gradients add up */
+            double x = bl__network_step(stored, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
+            double y = bl__network_step(again, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
+            assert_memory_equal(&x, &y, sizeof x);
+            for (size_t i = 0; i < n; i++)
+                assert_memory_equal(a[i].grad, b[i].grad, a[i].rows * a[i].cols * sizeof(float));
+        }
+        size_t kept = bl__network_activation_bytes(stored),
+               left = bl__network_activation_bytes(again);
+        assert_int_equal(bl__network_bytes(stored) - bl__network_bytes(again), kept - left);
+        assert_true(left < kept / 2);
+        bl__network_free(stored);
+        bl__network_free(again);
+    }
+}
+
 static void steps_allocate_nothing(void **state) {
     (void)state;
     for (size_t m = 0; m < 6; m++) {
@@ -573,7 +612,7 @@ static void print_profile(const bl__network *net, const double *before, double t
 }
 
 static void bench_size(const char *name, uint32_t layers, uint32_t dim, uint32_t ffn,
-                       uint32_t n_threads, int steps) {
+                       bool recompute, uint32_t n_threads, int steps) {
     enum { BATCH = 16, LENGTH = 256 };
     bl__network_config config = {.n_layers = layers,
                                  .dim = dim,
@@ -587,7 +626,8 @@ static void bench_size(const char *name, uint32_t layers, uint32_t dim, uint32_t
                                  .norm_eps = 1e-5f,
                                  .weights = BL_WEIGHTS_TERNARY,
                                  .relu2 = true,
-                                 .sub_norms = true};
+                                 .sub_norms = true,
+                                 .recompute = recompute};
     bl__pool *pool = NULL;
     assert_int_equal(bl__pool_create(n_threads, false, &pool, NULL), BL_OK);
     bl__network *net = make_network(&config, BATCH, LENGTH, pool);
@@ -634,8 +674,9 @@ static void bench_size(const char *name, uint32_t layers, uint32_t dim, uint32_t
 }
 
 static void bench(uint32_t n_threads, int steps) {
-    bench_size("novels-3m", 4, 256, 512, n_threads, steps);
-    bench_size("25m", 8, 512, 1536, n_threads, steps / 4 + 1);
+    bench_size("novels-3m", 4, 256, 512, false, n_threads, steps);
+    bench_size("25m", 8, 512, 1536, false, n_threads, steps / 4 + 1);
+    bench_size("25m, recomputing", 8, 512, 1536, true, n_threads, steps / 4 + 1);
 }
 
 int main(int argc, char **argv) {
@@ -654,6 +695,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(threads_change_no_bit),
         cmocka_unit_test(slices_add_up),
         cmocka_unit_test(bfloat16_stays_near_float32),
+        cmocka_unit_test(recomputing_changes_no_bit),
         cmocka_unit_test(steps_allocate_nothing),
         cmocka_unit_test(failing_memory_is_reported),
         cmocka_unit_test(impossible_sizes_are_refused),
