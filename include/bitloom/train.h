@@ -4,7 +4,7 @@
  * A run is a directory: run.jsonl (metrics and samples, a line a step), step-00000250.safetensors
  * (checkpoints), best.safetensors (the one of the lowest validation loss). A run that was stopped
  * at any moment, by a crash too, goes on to the same weights, bit for bit and at any thread count.
- * One directory belongs to one call at a time.
+ * One directory belongs to one call at a time; a second one is refused.
  *
  * Under mpirun, processes that all call bl_train() with the same arguments, once each, share a run:
  * rows and held-out data are dealt out, and every one keeps the optimizer's state of its part of
@@ -96,8 +96,9 @@ struct bl_train_report {
  * warns; the third time in a row is an error. report may be NULL.
  * Errors: BL_ERR_ARGUMENT (recipe, settings, a directory that has a run already), BL_ERR_NOT_FOUND,
  * BL_ERR_FORMAT (data, a checkpoint that is cut short or of another model), BL_ERR_IO (a full disk;
- * the checkpoints before stay), BL_ERR_LIMIT (the run diverges), BL_ERR_CANCELLED (after writing a
- * checkpoint), BL_ERR_UNSUPPORTED (started by mpirun, and there is no MPI), BL_ERR_MEMORY. */
+ * a directory that another call trains in; the checkpoints before stay), BL_ERR_LIMIT (the run
+ * diverges), BL_ERR_CANCELLED (after writing a checkpoint), BL_ERR_UNSUPPORTED (started by mpirun,
+ * and there is no MPI), BL_ERR_MEMORY. */
 bl_status bl_train(const bl_train_params *params, bl_train_report *report, bl_error *err);
 
 /* Name and version of the MPI library that runs of several processes use. NULL when there is none;

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,7 +16,8 @@
 #include "base/file.h"
 
 enum { MAX_METRICS = 1 << 30 };
-static const char PREFIX[] = "step-", SUFFIX[] = ".safetensors", METRICS[] = "run.jsonl";
+static const char PREFIX[] = "step-", SUFFIX[] = ".safetensors", METRICS[] = "run.jsonl",
+                  LOCK[] = ".lock";
 
 static bl_status fail_io(bl_error *err, const char *what, const char *path) {
     return bl__fail(err, BL_ERR_IO, "%s: cannot %s: %s", path, what, strerror(errno));
@@ -71,13 +73,38 @@ static bl_status remove_part(void *context, const char *name, bl_error *err) {
     return unlink(path) == 0 ? BL_OK : fail_io(err, "remove", path);
 }
 
+/* Keeps the file open and locked; in it is who has it, for people. */
+static bl_status lock_directory(bl__run_directory *run, bl_error *err) {
+    char path[BL_RUN_MAX_PATH], owner[24] = "";
+    join(run->path, LOCK, path);
+    run->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    if (run->lock < 0)
+        return fail_io(err, "open", path);
+    if (flock(run->lock, LOCK_EX | LOCK_NB) == 0) {
+        int n = snprintf(owner, sizeof owner, "%ld\n", (long)getpid());
+        if (ftruncate(run->lock, 0) == 0 && pwrite(run->lock, owner, (size_t)n, 0) < 0)
+            owner[0] = '\0'; /* a full disk: the lock holds without a name */
+        return BL_OK;
+    }
+    if (errno != EWOULDBLOCK)
+        return BL_OK;
+    ssize_t n = pread(run->lock, owner, sizeof owner - 1, 0);
+    owner[n > 0 ? n : 0] = '\0';
+    close(run->lock);
+    run->lock = -1;
+    owner[strcspn(owner, "\n")] = '\0';
+    bool known = owner[0] && owner[strspn(owner, "0123456789")] == '\0';
+    return bl__fail(err, BL_ERR_IO, "%s: %sprocess %s%strains in it", run->path,
+                    known ? "" : "another ", known ? owner : "", known ? " " : "");
+}
+
 bl_status bl__run_directory_name(const char *path, bl__run_directory *out, bl_error *err) {
     size_t len = strlen(path);
     if (len == 0 || len >= sizeof out->path)
         return bl__fail(err, BL_ERR_ARGUMENT, "a directory's name of %zu bytes, expected 1 to %zu",
                         len, sizeof out->path - 1);
     memcpy(out->path, path, len + 1);
-    out->metrics = -1;
+    out->metrics = out->lock = -1;
     return BL_OK;
 }
 
@@ -90,16 +117,27 @@ bl_status bl__run_directory_open(const char *path, bl__run_directory *out, bl_er
         return fail_io(err, "make the directory", path);
     if (!bl__directory_exists(path))
         return bl__fail(err, BL_ERR_IO, "%s: not a directory", path);
-    status = for_names(path, remove_part, &run, err);
+    status = lock_directory(&run, err);
     if (!status)
+        status = for_names(path, remove_part, &run, err);
+    if (status)
+        bl__run_directory_close(&run);
+    else
         *out = run;
     return status;
 }
 
-void bl__run_directory_close(bl__run_directory *run) {
+static void close_metrics(bl__run_directory *run) {
     if (run->metrics >= 0)
         close(run->metrics);
     run->metrics = -1;
+}
+
+void bl__run_directory_close(bl__run_directory *run) {
+    close_metrics(run);
+    if (run->lock >= 0)
+        close(run->lock);
+    run->lock = -1;
 }
 
 /* ---- checkpoints ---- */
@@ -201,7 +239,7 @@ bl_status bl__run_open_metrics(bl__run_directory *run, uint64_t step, bl_error *
     bl_status status = trim(path, step, err);
     if (status)
         return status;
-    bl__run_directory_close(run);
+    close_metrics(run);
     run->metrics = open(path, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0666);
     return run->metrics >= 0 ? BL_OK : fail_io(err, "open", path);
 }

@@ -14,10 +14,13 @@ enum { BL_RUN_MAX_PATH = 4096 };
 typedef struct bl__run_directory {
     char path[BL_RUN_MAX_PATH - 64];
     int metrics; /* file descriptor, or -1 */
+    int lock;    /* the same */
 } bl__run_directory;
 
-/* Makes the directory when it is not there, and removes what a crash left half written.
- * BL_ERR_ARGUMENT (a path that is too long), BL_ERR_IO. */
+/* Makes the directory when it is not there, locks it for this process, and removes what a crash
+ * left half written. The kernel holds the lock (of the file ".lock", which stays), so it ends with
+ * the process however that ends; a file system that has no locks goes without. BL_ERR_ARGUMENT (a
+ * path that is too long), BL_ERR_IO (another process has the lock, too). */
 bl_status bl__run_directory_open(const char *path, bl__run_directory *out, bl_error *err);
 /* The name alone, for a process that only reads what another one writes. */
 bl_status bl__run_directory_name(const char *path, bl__run_directory *out, bl_error *err);

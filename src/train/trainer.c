@@ -403,7 +403,7 @@ bl_status bl__trainer_open(const bl_train_params *params, bl__processes *process
     t->params = params;
     t->processes = processes;
     t->progress = (bl__progress){.smoothed = NAN, .validation = NAN, .best = NAN};
-    t->directory.metrics = -1;
+    t->directory = (bl__run_directory){.metrics = -1, .lock = -1};
     if (!(status = open_run(t, &from, err)))
         status = open_metrics(t, err);
     if (!status && !from) /* what a rollback in the first steps goes back to */

@@ -117,10 +117,12 @@ cmp groups.txt again.txt || fail "converted, the model in groups writes another 
 "$program" convert groups.gguf -o not.gguf --type f32 -q 2>err && fail "groups became f32"
 grep -qF "2 groups" err || fail "groups to f32: said $(cat err)"
 
-# Ctrl-C leaves a checkpoint.
+# Ctrl-C leaves a checkpoint; meanwhile nobody else may train there, and later everybody.
 status=0
 "$program" train recipe.json -o stopped --steps 100000 -t 1 -q 2>stopped.log & pid=$!
 sleep 0.5
+if "$program" train -o stopped --resume -q 2>err; then fail "two processes train in one directory"; fi
+grep -q "process $pid trains in it" err || fail "a locked run: said $(cat err)"
 kill -INT "$pid"
 wait "$pid" || status=$?
 [[ $status -eq 130 ]] || fail "Ctrl-C: status $status, said $(cat stopped.log)"

@@ -586,6 +586,40 @@ static void what_does_not_fit_is_refused(void **state) {
     bl__checkpoint_close(c);
 }
 
+/* A lock belongs to an open file, so a second call in one process meets it as another process does.
+ */
+static void one_directory_has_one_run(void **state) {
+    (void)state;
+    watch w = {0};
+    setup s;
+    bl__trainer *first = NULL, *second = NULL;
+    bl_error err = {0};
+    char path[160], pid[24];
+    make_setup(&s, "locked", &w, NULL);
+    assert_int_equal(bl__trainer_open(&s.params, NULL, &first, &err), BL_OK);
+    s.params.resume = true;
+    assert_int_equal(bl__trainer_open(&s.params, NULL, &second, &err), BL_ERR_IO);
+    assert_null(second);
+    snprintf(pid, sizeof pid, "process %ld ", (long)getpid());
+    assert_non_null(strstr(err.message, pid));
+    /* What the first is writing is not taken for what a crash left. */
+    snprintf(path, sizeof path, "%s/step-00000005.safetensors.part-77", in_root("locked"));
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fclose(file);
+    assert_int_equal(bl__trainer_open(&s.params, NULL, &second, NULL), BL_ERR_IO);
+    assert_true(bl__file_exists(path));
+    bl__trainer_close(first);
+    /* A file that a killed process left is no lock, whatever it says. */
+    snprintf(path, sizeof path, "%s/.lock", in_root("locked"));
+    file = fopen(path, "w");
+    assert_non_null(file);
+    fputs("1\n", file);
+    fclose(file);
+    assert_int_equal(bl__trainer_open(&s.params, NULL, &second, &err), BL_OK);
+    bl__trainer_close(second);
+}
+
 static void survive_failing_memory(const char *const *settings) {
     bl_status status = BL_ERR_MEMORY;
     long n = 0;
@@ -645,6 +679,7 @@ int main(void) {
         cmocka_unit_test(models_of_another_kind_are_refused),
         cmocka_unit_test(a_loss_that_is_not_finite_is_undone),
         cmocka_unit_test(what_does_not_fit_is_refused),
+        cmocka_unit_test(one_directory_has_one_run),
         cmocka_unit_test(failing_memory_is_survived),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
