@@ -41,7 +41,7 @@ refused 2 'found "5,"' bench -m "$tiny" -n 5,
 refused 2 'expected one of them' bench -m "$tiny" --json --csv
 refused 1 "$work/none" bench -m "$work/none" --json -t 1
 
-"$program" bench -m "$tiny" -p 8,0 -n 4 -d 0,16 -t 1,2 -r 3 --json >"$work/json" || fail "bench --json"
+env -u BITLOOM_CPU "$program" bench -m "$tiny" -p 8,0 -n 4 -d 0,16 -t 1,2 -r 3 --json >"$work/json" || fail "bench --json"
 BITLOOM_CPU=ref "$program" bench -m "$tiny" -p 8 -n 0 -t 1 -r 1 --json >"$work/capped" || fail "bench, capped"
 python3 - "$work/json" "$work/capped" "$tiny" <<'END' || fail "bench: figures"
 import json, os, sys
