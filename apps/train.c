@@ -14,11 +14,11 @@
 #include "commands.h"
 #include "terminal.h"
 
-enum { N_OWN_SETTINGS = 15, MAX_SETTINGS = N_OWN_SETTINGS + OPTION_LIST_MAX, MAX_TEXT = 1 << 16 };
+enum { N_OWN_SETTINGS = 16, MAX_SETTINGS = N_OWN_SETTINGS + OPTION_LIST_MAX, MAX_TEXT = 1 << 16 };
 
 typedef struct train_settings {
     const char *output, *export_to, *data, *tokenizer, *preset, *recipe, *weights, *memory, *from;
-    int64_t lambda_steps, steps, rows, tokens, accumulate, groups, seed, threads;
+    int64_t lambda_steps, steps, rows, tokens, accumulate, groups, tensor_parallel, seed, threads;
     double rate;
     option_list set;
     bool resume, masters, json, quiet;
@@ -65,6 +65,8 @@ static const option RECIPE_OPTIONS[] = {
     {0, "accumulate", NULL, OPTION_INTEGER, "N", TRAIN(accumulate), 1, 1 << 20, NULL,
      "batches of an update"},
     {0, "lr", "--rate", OPTION_NUMBER, "X", TRAIN(rate), 0, 1e30, NULL, "highest learning rate"},
+    {0, "tensor-parallel", NULL, OPTION_INTEGER, "N", TRAIN(tensor_parallel), 1, 1024, NULL,
+     "processes under mpirun that have the parts of one network; divides groups (default 1)"},
     {'s', "seed", NULL, OPTION_INTEGER, "N", TRAIN(seed), 0, 9e15, NULL,
      "seed of the first weights and the order of the data"},
     {0, "set", NULL, OPTION_LIST, "KEY=VALUE", TRAIN(set), 0, 0, NULL,
@@ -119,6 +121,7 @@ static bool make_settings(const train_settings *s, setting_list *list) {
     add_text(list, "weights", s->weights);
     add_text(list, "memory", s->memory);
     add_whole(list, "groups", s->groups);
+    add_whole(list, "tensor_parallel", s->tensor_parallel);
     add_whole(list, "steps", s->steps);
     add_whole(list, "rows", s->rows);
     add_whole(list, "tokens", s->tokens);
@@ -349,6 +352,7 @@ static int run(int argc, char **argv) {
                         .tokens = -1,
                         .accumulate = -1,
                         .groups = -1,
+                        .tensor_parallel = -1,
                         .seed = -1,
                         .rate = -1};
     const char *recipe = NULL;

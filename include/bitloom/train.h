@@ -8,9 +8,10 @@
  *
  * Under mpirun, processes that all call bl_train() with the same arguments, once each, share a run:
  * rows and held-out data are dealt out, and every one keeps the optimizer's state of its part of
- * the weights. They give the losses of one process but for the order of sums, and the same bits
- * every time for the same number of processes. All must see the same files. Only process 0
- * writes, calls back, and has an error's message: where the message is empty, it has told. */
+ * the weights (and, as the recipe's tensor_parallel says, only a part of the network). They give
+ * the losses of one process but for the order of sums, and the same bits every time for the same
+ * number of processes. All must see the same files. Only process 0 writes, calls back, and has an
+ * error's message: where the message is empty, it has told. */
 #ifndef BITLOOM_TRAIN_H
 #define BITLOOM_TRAIN_H
 

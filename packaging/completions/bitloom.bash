@@ -59,8 +59,9 @@ _bitloom() {
             options+=" -t --threads -q --quiet --check --doc --first -n --n-tokens --ids" ;;
         train)
             options+=" -o --output --out --resume -t --threads --json -q --quiet --data --tokenizer"
-            options+=" --from --lambda-steps --preset --recipe --weights --groups --memory --steps"
-            options+=" --rows --tokens --accumulate --lr --rate -s --seed --set --export --masters" ;;
+            options+=" --from --lambda-steps --preset --recipe --weights --groups --tensor-parallel"
+            options+=" --memory --steps --rows --tokens --accumulate --lr --rate -s --seed --set"
+            options+=" --export --masters" ;;
         plot) options+=" -o --output --title --x --top -q --quiet" ;;
         tokenizer)
             options+=" -o --output --kind --vocab --coverage --bos --eos --special --field --json"

@@ -79,6 +79,7 @@ complete -c bitloom -n '__fish_seen_subcommand_from train' -l recipe -x -a 'b1.5
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l weights -x -a 'ternary binary float' -d 'kind of linear weights'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l memory -x -a 'store recompute' -d 'what becomes of activations'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l groups -x -d 'groups of each linear'
+complete -c bitloom -n '__fish_seen_subcommand_from train' -l tensor-parallel -x -d 'processes that share one network'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l steps -x -d 'updates of the run'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l rows -x -d 'rows of a batch'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l tokens -x -d 'tokens of a row'

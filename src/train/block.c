@@ -107,19 +107,31 @@ static void activate(const block *b, const float *gate, const float *up, float *
     (b->net->config.relu2 ? b->net->loops->relu2_glu : b->net->loops->silu_glu)(gate, up, n, out);
 }
 
-static void forward_from_attention(const block *b) {
+/* Where the block's part of a sum over processes goes. */
+static float *sums_of(const block *b) {
+    return b->net->sums + b->t * b->net->config.dim;
+}
+
+/* y[n][dim]: the product of o. */
+static void project_attention(const block *b, float *y) {
+    layer *l = b->l;
+    const float *z = normalize(b, &l->inputs[INPUT_O], l->attended + b->t * b->net->q_dim, b->w->a);
+    bl__input_take(b->s, b->w, &l->inputs[INPUT_O], z, b->t, b->n, b->s->backward);
+    bl__linear_forward(b->s, b->w, &l->linears[LINEAR_O], b->n, y);
+}
+
+static void add_attention(const block *b, const float *y) {
+    size_t at = b->t * b->net->config.dim;
+    add_residual(b, b->l->x + at, y, b->l->h + at);
+}
+
+/* y[n][dim]: the product of down; scratch->a may be it. */
+static void run_ffn(const block *b, float *y) {
     bl__network *net = b->net;
     layer *l = b->l;
     scratch *w = b->w;
-    size_t dim = net->config.dim, ffn = net->config.ffn_dim, at = b->t * dim;
-    float *next = (b->s->index + 1 < net->config.n_layers ? l[1].x : net->final) + at;
-
-    const float *z = normalize(b, &l->inputs[INPUT_O], l->attended + b->t * net->q_dim, w->a);
-    bl__input_take(b->s, w, &l->inputs[INPUT_O], z, b->t, b->n, b->s->backward);
-    bl__linear_forward(b->s, w, &l->linears[LINEAR_O], b->n, w->b);
-    add_residual(b, l->x + at, w->b, l->h + at);
-
-    z = normalize(b, &l->inputs[INPUT_FFN], l->h + at, w->a);
+    size_t dim = net->config.dim, ffn = net->config.ffn_dim;
+    const float *z = normalize(b, &l->inputs[INPUT_FFN], l->h + b->t * dim, w->a);
     bl__input_take(b->s, w, &l->inputs[INPUT_FFN], z, b->t, b->n, b->s->backward);
     float *gate = l->gate + b->t * ffn, *up = l->up + b->t * ffn;
     bl__linear_forward(b->s, w, &l->linears[LINEAR_GATE], b->n, gate);
@@ -129,34 +141,70 @@ static void forward_from_attention(const block *b) {
     bl__input_take(b->s, w, &l->inputs[INPUT_DOWN], z, b->t, b->n, b->s->backward);
     if (b->s->again)
         return;
-    bl__linear_forward(b->s, w, &l->linears[LINEAR_DOWN], b->n, w->a);
-    add_residual(b, l->h + at, w->a, next);
+    bl__linear_forward(b->s, w, &l->linears[LINEAR_DOWN], b->n, y);
+}
+
+static void add_ffn(const block *b, const float *y) {
+    const bl__network *net = b->net;
+    size_t at = b->t * net->config.dim;
+    add_residual(b, b->l->h + at, y,
+                 (b->s->index + 1 < net->config.n_layers ? b->l[1].x : net->final) + at);
+}
+
+static void forward_from_attention(const block *b) {
+    project_attention(b, b->w->b);
+    add_attention(b, b->w->b);
+    run_ffn(b, b->w->a);
+    if (!b->s->again)
+        add_ffn(b, b->w->a);
+}
+
+/* The same in three stages, between which net->sums is summed. */
+static void forward_to_o(const block *b) {
+    project_attention(b, sums_of(b));
+}
+static void forward_to_down(const block *b) {
+    add_attention(b, sums_of(b));
+    run_ffn(b, sums_of(b));
+}
+static void forward_from_down(const block *b) {
+    add_ffn(b, sums_of(b));
 }
 
 /* ---- backward ---- */
 
-static void backward_to_attention(const block *b) {
+/* dz[n][dim]: of what gate and up read; scratch->a may be it. */
+static void ffn_backward(const block *b, float *dz) {
     bl__network *net = b->net;
     layer *l = b->l;
     scratch *w = b->w;
     size_t dim = net->config.dim, ffn = net->config.ffn_dim;
-    bool relu2 = net->config.relu2, sub_norms = net->config.sub_norms;
-    float *dx = net->gradient + b->t * dim, *gate = l->gate + b->t * ffn, *up = l->up + b->t * ffn;
+    bool relu2 = net->config.relu2;
+    float *gate = l->gate + b->t * ffn, *up = l->up + b->t * ffn;
 
-    bl__linear_backward(b->s, w, LINEAR_DOWN, dx, b->t, b->n, w->a, false);
+    bl__linear_backward(b->s, w, LINEAR_DOWN, net->gradient + b->t * dim, b->t, b->n, w->a, false);
     const float *dg = w->a;
-    if (sub_norms) {
+    if (net->config.sub_norms) {
         activate(b, gate, up, w->b);
         normalize_backward(b, INPUT_DOWN, w->a, w->b, false, w->c);
         dg = w->c;
     }
     (relu2 ? net->loops->relu2_glu_backward
            : net->loops->silu_glu_backward)(dg, gate, up, b->n * ffn, w->b, w->d);
-    bl__linear_backward(b->s, w, LINEAR_GATE, w->b, b->t, b->n, w->a, false);
-    bl__linear_backward(b->s, w, LINEAR_UP, w->d, b->t, b->n, w->a, true);
-    normalize_backward(b, INPUT_FFN, w->a, l->h + b->t * dim, true, dx);
+    bl__linear_backward(b->s, w, LINEAR_GATE, w->b, b->t, b->n, dz, false);
+    bl__linear_backward(b->s, w, LINEAR_UP, w->d, b->t, b->n, dz, true);
+}
 
-    float *da = net->dattended + b->t * net->q_dim;
+/* From dz on to the residual stream, and through o. */
+static void o_backward(const block *b, const float *dz) {
+    bl__network *net = b->net;
+    layer *l = b->l;
+    scratch *w = b->w;
+    size_t dim = net->config.dim;
+    bool sub_norms = net->config.sub_norms;
+    float *dx = net->gradient + b->t * dim, *da = net->dattended + b->t * net->q_dim;
+    normalize_backward(b, INPUT_FFN, dz, l->h + b->t * dim, true, dx);
+
     bl__linear_backward(b->s, w, LINEAR_O, dx, b->t, b->n, sub_norms ? w->a : da, false);
     if (sub_norms)
         normalize_backward(b, INPUT_O, w->a, l->attended + b->t * net->q_dim, false, da);
@@ -165,19 +213,45 @@ static void backward_to_attention(const block *b) {
         net->output_dots[i] = net->loops->dot(l->attended + i * d, net->dattended + i * d, d);
 }
 
-static void backward_from_attention(const block *b) {
+static void backward_to_attention(const block *b) {
+    ffn_backward(b, b->w->a);
+    o_backward(b, b->w->a);
+}
+
+/* dz[n][dim]: of what q, k and v read. */
+static void qkv_backward(const block *b, float *dz) {
     bl__network *net = b->net;
-    layer *l = b->l;
-    scratch *w = b->w;
     const bl__network_config *c = &net->config;
     rotate(b, net->dq, c->n_heads, -1.0f);
     rotate(b, net->dk, c->n_kv_heads, -1.0f);
     size_t q_at = b->t * net->q_dim, kv_at = b->t * net->kv_dim;
-    bl__linear_backward(b->s, w, LINEAR_Q, net->dq + q_at, b->t, b->n, w->a, false);
-    bl__linear_backward(b->s, w, LINEAR_K, net->dk + kv_at, b->t, b->n, w->a, true);
-    bl__linear_backward(b->s, w, LINEAR_V, net->dv + kv_at, b->t, b->n, w->a, true);
-    normalize_backward(b, INPUT_ATTN, w->a, l->x + b->t * c->dim, true,
-                       net->gradient + b->t * c->dim);
+    bl__linear_backward(b->s, b->w, LINEAR_Q, net->dq + q_at, b->t, b->n, dz, false);
+    bl__linear_backward(b->s, b->w, LINEAR_K, net->dk + kv_at, b->t, b->n, dz, true);
+    bl__linear_backward(b->s, b->w, LINEAR_V, net->dv + kv_at, b->t, b->n, dz, true);
+}
+
+static void input_backward(const block *b, const float *dz) {
+    size_t at = b->t * b->net->config.dim;
+    normalize_backward(b, INPUT_ATTN, dz, b->l->x + at, true, b->net->gradient + at);
+}
+
+static void backward_from_attention(const block *b) {
+    qkv_backward(b, b->w->a);
+    input_backward(b, b->w->a);
+}
+
+/* The same in four stages, with sums over processes after the first and the third. */
+static void backward_to_ffn(const block *b) {
+    ffn_backward(b, sums_of(b));
+}
+static void backward_to_o(const block *b) {
+    o_backward(b, sums_of(b));
+}
+static void backward_to_qkv(const block *b) {
+    qkv_backward(b, sums_of(b));
+}
+static void backward_to_input(const block *b) {
+    input_backward(b, sums_of(b));
 }
 
 /* ---- jobs over the blocks of a slice ---- */
@@ -189,7 +263,14 @@ static void embed(const block *b) {
                dim * sizeof(float));
 }
 
-static void run_blocks(slice *s, size_t part, size_t n_parts, void (*run)(const block *)) {
+typedef struct job {
+    slice *s;
+    void (*run)(const block *);
+} job;
+
+static void run_blocks(void *context, size_t part, size_t n_parts) {
+    const job *j = context;
+    slice *s = j->s;
     bl__network *net = s->net;
     size_t n = ceil_div(s->n_tokens, BLOCK_TOKENS);
     for (size_t i = n * part / n_parts; i < n * (part + 1) / n_parts; i++) {
@@ -197,8 +278,13 @@ static void run_blocks(slice *s, size_t part, size_t n_parts, void (*run)(const 
         b.index = i;
         b.t = i * BLOCK_TOKENS;
         b.n = bl__min_size(BLOCK_TOKENS, s->n_tokens - b.t);
-        run(&b);
+        j->run(&b);
     }
+}
+
+static void run_job(slice *s, bl__phase phase, void (*run)(const block *)) {
+    job j = {s, run};
+    bl__run_parts(s->net, phase, run_blocks, &j, ceil_div(s->n_tokens, BLOCK_TOKENS));
 }
 
 static void before_attention(const block *b) {
@@ -207,24 +293,20 @@ static void before_attention(const block *b) {
     forward_to_attention(b);
 }
 
-static void before_part(void *context, size_t part, size_t n_parts) {
-    run_blocks(context, part, n_parts, before_attention);
-}
-static void after_part(void *context, size_t part, size_t n_parts) {
-    run_blocks(context, part, n_parts, forward_from_attention);
-}
-static void backward_before_part(void *context, size_t part, size_t n_parts) {
-    run_blocks(context, part, n_parts, backward_to_attention);
-}
-static void backward_after_part(void *context, size_t part, size_t n_parts) {
-    run_blocks(context, part, n_parts, backward_from_attention);
-}
-
 void bl__layer_forward(slice *s) {
-    size_t n_blocks = ceil_div(s->n_tokens, BLOCK_TOKENS);
-    bl__run_parts(s->net, BL_PHASE_TO_ATTENTION, before_part, s, n_blocks);
+    run_job(s, BL_PHASE_TO_ATTENTION, before_attention);
     bl__attention_forward(s);
-    bl__run_parts(s->net, BL_PHASE_FROM_ATTENTION, after_part, s, n_blocks);
+    if (!s->net->sums) {
+        run_job(s, BL_PHASE_FROM_ATTENTION, forward_from_attention);
+        return;
+    }
+    run_job(s, BL_PHASE_FROM_ATTENTION, forward_to_o);
+    bl__sum_over_processes(s);
+    run_job(s, BL_PHASE_FROM_ATTENTION, forward_to_down);
+    if (s->again)
+        return;
+    bl__sum_over_processes(s);
+    run_job(s, BL_PHASE_FROM_ATTENTION, forward_from_down);
 }
 
 void bl__layer_recompute(slice *s) {
@@ -245,10 +327,22 @@ static void reduce_norms(slice *s) {
 }
 
 void bl__layer_backward(slice *s) {
-    size_t n_blocks = ceil_div(s->n_tokens, BLOCK_TOKENS);
-    bl__run_parts(s->net, BL_PHASE_BACK_TO_ATTENTION, backward_before_part, s, n_blocks);
+    bool is_alone = !s->net->sums;
+    if (is_alone) {
+        run_job(s, BL_PHASE_BACK_TO_ATTENTION, backward_to_attention);
+    } else {
+        run_job(s, BL_PHASE_BACK_TO_ATTENTION, backward_to_ffn);
+        bl__sum_over_processes(s);
+        run_job(s, BL_PHASE_BACK_TO_ATTENTION, backward_to_o);
+    }
     bl__attention_backward(s);
-    bl__run_parts(s->net, BL_PHASE_BACK_FROM_ATTENTION, backward_after_part, s, n_blocks);
+    if (is_alone) {
+        run_job(s, BL_PHASE_BACK_FROM_ATTENTION, backward_from_attention);
+    } else {
+        run_job(s, BL_PHASE_BACK_FROM_ATTENTION, backward_to_qkv);
+        bl__sum_over_processes(s);
+        run_job(s, BL_PHASE_BACK_FROM_ATTENTION, backward_to_input);
+    }
     bl__linears_gradient(s);
     reduce_norms(s);
 }

@@ -116,9 +116,9 @@ static bl_status write_header(bl__outfile *file, const char *path, const bl__par
                 continue;
             tensor_name(p, kind, names[n]);
             specs[n] = (bl__safetensor_spec){.name = names[n], .dtype = BL_DTYPE_F32};
-            if (p->rows > 1)
-                specs[n].dims[specs[n].n_dims++] = p->rows;
-            specs[n].dims[specs[n].n_dims++] = p->cols;
+            if (p->whole_rows > 1)
+                specs[n].dims[specs[n].n_dims++] = p->whole_rows;
+            specs[n].dims[specs[n].n_dims++] = p->whole_cols;
             n++;
         }
     status = bl__safetensors_begin(file, specs, n, notes, n_notes, err);
@@ -130,7 +130,8 @@ done:
 
 bl_status bl__checkpoint_write(const char *path, const bl__recipe *recipe,
                                const bl__progress *progress, const bl__param *params,
-                               size_t n_params, const bl__moments *moments, bl_error *err) {
+                               size_t n_params, const bl__moments *moments,
+                               const bl__tensor_source *source, bl_error *err) {
     char state[MAX_STATE];
     char *recipe_text = bl__recipe_text(recipe);
     size_t n_kinds = moments ? N_KINDS : 1;
@@ -149,11 +150,14 @@ bl_status bl__checkpoint_write(const char *path, const bl__recipe *recipe,
         goto fail;
     for (size_t kind = 0; kind < n_kinds; kind++)
         for (size_t i = 0; i < n_params; i++) {
-            const float *data = kind == 0   ? params[i].value
+            size_t bytes = params[i].whole_rows * params[i].whole_cols * sizeof(float);
+            if (!bytes)
+                continue;
+            const float *data = source      ? source->get(source->context, kind, i)
+                                : kind == 0 ? params[i].value
                                 : kind == 1 ? moments[i].first
                                             : moments[i].second;
-            size_t bytes = count_of(&params[i]) * sizeof *data;
-            if (bytes && (status = bl__outfile_write(file, data, bytes, err)))
+            if ((status = bl__outfile_write(file, data, bytes, err)))
                 goto fail;
         }
     bl__free(recipe_text);
@@ -225,11 +229,25 @@ static bl_status check_tensor(const bl__checkpoint *c, const bl__param *p, size_
     if (!t)
         return bl__fail(err, BL_ERR_FORMAT, "%s: %s: not in the checkpoint", c->path, name);
     uint64_t rows = t->n_dims == 2 ? t->dims[0] : 1, cols = t->n_dims ? t->dims[t->n_dims - 1] : 0;
-    if (t->dtype != BL_DTYPE_F32 || t->n_dims > 2 || rows != p->rows || cols != p->cols)
+    if (t->dtype != BL_DTYPE_F32 || t->n_dims > 2 || rows != p->whole_rows || cols != p->whole_cols)
         return bl__fail(err, BL_ERR_FORMAT, "%s: %s: %s [%llu,%llu], expected F32 [%zu,%zu]",
                         c->path, name, bl__dtype_name(t->dtype), (unsigned long long)rows,
-                        (unsigned long long)cols, p->rows, p->cols);
+                        (unsigned long long)cols, p->whole_rows, p->whole_cols);
     return BL_OK;
+}
+
+/* By way of the parameter's values, which come last. */
+static void take_tensor(const bl__checkpoint *c, bl__param *p, size_t kind, size_t index,
+                        bl__optimizer *optimizer) {
+    char name[MAX_NAME];
+    tensor_name(p, kind, name);
+    const uint8_t *from = bl__safetensors_find(c->file, name)->data;
+    for (size_t row = 0; row < p->rows; row++)
+        memcpy(p->value + row * p->cols,
+               from + ((p->first_row + row) * p->whole_cols + p->first_col) * sizeof(float),
+               p->cols * sizeof(float));
+    if (kind)
+        bl__optimizer_set_moments(optimizer, index, kind == 2, p->value);
 }
 
 bl_status bl__checkpoint_read(const bl__checkpoint *c, bl__param *params, size_t n_params,
@@ -247,18 +265,8 @@ bl_status bl__checkpoint_read(const bl__checkpoint *c, bl__param *params, size_t
     if (optimizer && n != c->file->n_tensors)
         return bl__fail(err, BL_ERR_FORMAT, "%s: %zu tensors, expected %zu", c->path,
                         c->file->n_tensors, n);
-    for (size_t i = 0; i < n_params; i++) {
-        if (!count_of(&params[i]))
-            continue;
-        const uint8_t *data[N_KINDS] = {NULL};
-        for (size_t kind = 0; kind < n_kinds; kind++) {
-            char name[MAX_NAME];
-            tensor_name(&params[i], kind, name);
-            data[kind] = bl__safetensors_find(c->file, name)->data;
-        }
-        memcpy(params[i].value, data[0], count_of(&params[i]) * sizeof(float));
-        if (optimizer)
-            bl__optimizer_set_moments(optimizer, i, data[1], data[2]);
-    }
+    for (size_t i = 0; i < n_params; i++)
+        for (size_t kind = n_kinds; kind-- > 0 && count_of(&params[i]);)
+            take_tensor(c, &params[i], kind, i, optimizer);
     return BL_OK;
 }

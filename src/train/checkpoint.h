@@ -20,13 +20,23 @@ typedef struct bl__progress {
     double seconds;          /* spent training */
 } bl__progress;
 
+/* Where whole tensors come from when parameters are parts of them: tensor `param` of the values
+ * (kind 0), the first or the second moments, float[whole_rows][whole_cols], to be used before the
+ * next call. Asked for in the order of the file, kinds one after the other. */
+typedef struct bl__tensor_source {
+    void *context;
+    const float *(*get)(void *context, size_t kind, size_t param);
+} bl__tensor_source;
+
 typedef struct bl__checkpoint bl__checkpoint;
 
 /* Writes beside the path and renames, so that whatever was there stays until the new one is whole.
- * moments: NULL leaves them out. BL_ERR_IO (a full disk), BL_ERR_MEMORY. */
+ * moments: NULL leaves them out. source: NULL when parameters are whole.
+ * BL_ERR_IO (a full disk), BL_ERR_MEMORY. */
 bl_status bl__checkpoint_write(const char *path, const bl__recipe *recipe,
                                const bl__progress *progress, const bl__param *params,
-                               size_t n_params, const bl__moments *moments, bl_error *err);
+                               size_t n_params, const bl__moments *moments,
+                               const bl__tensor_source *source, bl_error *err);
 
 /* Opens and checks a file, and hands out its recipe and state. Errors name the path:
  * BL_ERR_NOT_FOUND, BL_ERR_IO, BL_ERR_FORMAT (cut short, no checkpoint), BL_ERR_MEMORY. */
@@ -35,8 +45,9 @@ void bl__checkpoint_close(bl__checkpoint *checkpoint); /* NULL is accepted */
 const bl__recipe *bl__checkpoint_recipe(const bl__checkpoint *checkpoint);
 const bl__progress *bl__checkpoint_progress(const bl__checkpoint *checkpoint);
 
-/* Copies parameters and, unless optimizer is NULL, its moments. BL_ERR_FORMAT names a tensor that
- * is missing, one too many, or of another shape; nothing is copied then. */
+/* Copies parameters, or the parts that they are, and, unless optimizer is NULL, its moments.
+ * BL_ERR_FORMAT names a tensor that is missing, one too many, or of another shape; nothing is
+ * copied then. */
 bl_status bl__checkpoint_read(const bl__checkpoint *checkpoint, bl__param *params, size_t n_params,
                               bl__optimizer *optimizer, bl_error *err);
 

@@ -91,7 +91,8 @@ typedef struct scratch {
 } scratch;
 
 struct bl__network {
-    bl__network_config config;
+    bl__network_config config; /* of the part that this process has */
+    bl__network_config whole;
     bl__arena arena;
     bl__pool *pool;
     const bl__kernels *kernels;
@@ -115,6 +116,7 @@ struct bl__network {
     float *final;    /* float[n_tokens][dim]: what the final norm reads */
     float *gradient; /* float[n_tokens][dim]: of the residual stream */
     float *dq, *dk, *dv, *dattended;
+    float *sums;              /* float[n_tokens][dim], summed over processes; NULL when alone */
     float *output_dots;       /* float[n_tokens][n_heads]: attention's output times its gradient */
     void *outputs[N_LINEARS]; /* panels of dY [n_tokens][rows], times the steps of each group */
     float *partial[N_INPUTS]; /* float[n_blocks][cols]: gradients of the norms' weights */
@@ -193,6 +195,9 @@ static inline size_t token_panels(const bl__network *net, size_t n) {
     return ceil_div(n, net->gemm->panel) * token_panel(net);
 }
 bl__param *bl__layer_param(const bl__network *net, size_t index, size_t which);
+
+/* Sums net->sums over processes. */
+void bl__sum_over_processes(const slice *s);
 
 /* Runs fn for parts of n items, each part with scratch of its own; the time counts for `phase`. */
 void bl__run_parts(bl__network *net, bl__phase phase, bl__part_fn fn, void *context,

@@ -34,6 +34,12 @@ void bl__run_parts(bl__network *net, bl__phase phase, bl__part_fn fn, void *cont
     net->seconds[phase] += now() - start;
 }
 
+void bl__sum_over_processes(const slice *s) {
+    double start = now();
+    bl__processes_sum_all(s->net->config.tensor, s->net->sums, s->n_tokens * s->net->config.dim);
+    s->net->seconds[BL_PHASE_EXCHANGE] += now() - start;
+}
+
 bl__param *bl__layer_param(const bl__network *net, size_t index, size_t which) {
     return &net->params[1 + index * BL_PARAMS_PER_LAYER + which];
 }
@@ -58,11 +64,34 @@ static void *take_panels(const bl__network *net, bl__arena *arena, size_t groups
 
 static void set_param(bl__network *net, bl__arena *arena, size_t index, size_t rows, size_t cols) {
     bl__param *p = &net->params[index];
-    p->rows = rows;
-    p->cols = cols;
+    p->rows = p->whole_rows = rows;
+    p->cols = p->whole_cols = cols;
     p->decays = rows > 1;
     p->col_groups = 1;
     p->value = take_floats(arena, rows, cols);
+}
+
+/* Rows of q, k, v, gate and up, columns of the rest, are what a process has a part of. */
+static void place_param(const bl__network *net, bl__param *p, size_t which) {
+    uint32_t rank = bl__processes_rank(net->config.tensor);
+    uint32_t size = bl__processes_size(net->config.tensor);
+    switch (which) {
+    case BL_PARAM_Q:
+    case BL_PARAM_K:
+    case BL_PARAM_V:
+    case BL_PARAM_GATE:
+    case BL_PARAM_UP:
+        p->whole_rows = p->rows * size;
+        p->first_row = p->rows * rank;
+        break;
+    case BL_PARAM_ATTN_SUB_NORM:
+    case BL_PARAM_FFN_SUB_NORM:
+    case BL_PARAM_O:
+    case BL_PARAM_DOWN:
+        p->whole_cols = p->cols * size;
+        p->first_col = p->cols * rank;
+        break;
+    }
 }
 
 static void layout_params(bl__network *net, bl__arena *arena) {
@@ -94,6 +123,7 @@ static void layout_params(bl__network *net, bl__arena *arena) {
             p->decays = p->linear;
             if (j == BL_PARAM_O || j == BL_PARAM_DOWN)
                 p->col_groups = c->n_groups;
+            place_param(net, p, j);
         }
     set_param(net, arena, net->n_params - 1, 1, dim);
     snprintf(net->params[0].name, sizeof net->params[0].name, "model.embed_tokens.weight");
@@ -234,6 +264,7 @@ static void layout_slice(bl__network *net, bl__arena *arena) {
     net->dk = take_floats(arena, n, net->kv_dim);
     net->dv = take_floats(arena, n, net->kv_dim);
     net->dattended = take_floats(arena, n, net->q_dim);
+    net->sums = c->tensor ? take_floats(arena, n, c->dim) : NULL;
     net->output_dots = take_floats(arena, n, c->n_heads);
     for (size_t i = 0; i < N_LINEARS; i++) {
         const linear *l = &net->layers[0].linears[i];
@@ -292,6 +323,11 @@ static bl_status check_config(const bl__network_config *c, size_t n_rows, size_t
         return bl__fail(err, BL_ERR_ARGUMENT,
                         "network: %u groups, expected a divisor of kv_heads, %u, and ffn_dim, %u",
                         c->n_groups, c->n_kv_heads, c->ffn_dim);
+    uint32_t size = bl__processes_size(c->tensor);
+    if (size > 1 && (c->n_groups < size || c->n_groups % size))
+        return bl__fail(err, BL_ERR_ARGUMENT,
+                        "network: %u processes have parts of %u groups, expected a divisor", size,
+                        c->n_groups);
     if (!(c->rope_base > 0) || !(c->norm_eps >= 0) || !isfinite(c->rope_base))
         return bl__fail(err, BL_ERR_ARGUMENT, "network: rope_base %g, norm_eps %g",
                         (double)c->rope_base, (double)c->norm_eps);
@@ -340,6 +376,17 @@ static void prepare_rope(bl__network *net) {
     }
 }
 
+/* The network of this process's groups. */
+static void take_part(bl__network *net, const bl__network_config *whole) {
+    uint32_t size = bl__processes_size(whole->tensor);
+    net->whole = *whole;
+    net->config = *whole;
+    net->config.n_groups = whole->n_groups ? whole->n_groups / size : 1;
+    net->config.n_heads /= size;
+    net->config.n_kv_heads /= size;
+    net->config.ffn_dim /= size;
+}
+
 bl_status bl__network_create(const bl__network_config *config, size_t n_rows, size_t n_tokens,
                              bl__pool *pool, bl__network **out, bl_error *err) {
     bl_status status = check_config(config, n_rows, n_tokens, err);
@@ -348,8 +395,7 @@ bl_status bl__network_create(const bl__network_config *config, size_t n_rows, si
     bl__network *net = bl__calloc(1, sizeof *net);
     if (!net)
         return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a network");
-    net->config = *config;
-    net->config.n_groups = config->n_groups ? config->n_groups : 1;
+    take_part(net, config);
     net->lambda = 1.0f;
     net->pool = pool;
     set_sizes(net, n_rows, n_tokens);
@@ -391,7 +437,7 @@ void bl__network_free(bl__network *net) {
 /* ---- parameters ---- */
 
 const bl__network_config *bl__network_get_config(const bl__network *net) {
-    return &net->config;
+    return &net->whole;
 }
 size_t bl__network_bytes(const bl__network *net) {
     return net->arena.size;
@@ -420,13 +466,24 @@ static float random_normal(bl__random *random) {
     return (float)(sqrt(-2.0 * log(u)) * cos(angle));
 }
 
+/* Draws the whole row, and keeps what lies in this process's part. */
+static void initialize_row(bl__param *p, size_t row, float std, bl__random *random) {
+    for (size_t col = 0; col < p->whole_cols; col++) {
+        float value = std * random_normal(random);
+        if (row - p->first_row < p->rows && col - p->first_col < p->cols)
+            p->value[(row - p->first_row) * p->cols + (col - p->first_col)] = value;
+    }
+}
+
 void bl__network_initialize(bl__network *net, float std, uint64_t seed) {
     bl__random random;
     bl__random_seed(&random, seed);
     for (size_t i = 0; i < net->n_params; i++) {
         bl__param *p = &net->params[i];
         for (size_t j = 0; j < p->rows * p->cols; j++)
-            p->value[j] = p->decays ? std * random_normal(&random) : 1.0f;
+            p->value[j] = 1.0f;
+        for (size_t row = 0; p->decays && row < p->whole_rows; row++)
+            initialize_row(p, row, std, &random);
     }
 }
 

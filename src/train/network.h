@@ -14,6 +14,7 @@
 
 #include "base/pool.h"
 #include "bitloom/status.h"
+#include "train/processes.h"
 
 typedef enum bl__weight_mode {
     BL_WEIGHTS_FLOAT,   /* nothing is quantized: the full-precision twin */
@@ -44,6 +45,9 @@ typedef struct bl__network_config {
      * n_kv_heads and ffn_dim; 0 counts as 1. */
     uint32_t n_groups;
     bool blends; /* bl__network_set_lambda() will be called: makes room for float products */
+    /* NULL, or processes whose number divides n_groups. Each then has its part of the heads, of
+     * ffn_dim and of the linears between; all call bl__network_step() alike, and get one loss. */
+    bl__processes *tensor;
 } bl__network_config;
 
 /* The tensors of one layer, in the order they have among the parameters. Parameter 0 is the
@@ -68,6 +72,8 @@ enum {
 typedef struct bl__param {
     char name[64]; /* as transformers names it: "model.layers.0.self_attn.q_proj.weight" */
     size_t rows, cols;
+    /* The part that this process has begins at a row and a column of the whole tensor. */
+    size_t whole_rows, whole_cols, first_row, first_col;
     bool linear;         /* quantized in the forward pass, unless weights are BL_WEIGHTS_FLOAT */
     bool decays;         /* a matrix or the embedding: weight decay is for it */
     size_t col_groups;   /* of o and down: config's n_groups; 1 for others */
@@ -93,6 +99,10 @@ const char *bl__network_compute(const bl__network *network);
 
 /* params[n]; values and gradients may be written between steps. */
 bl__param *bl__network_params(bl__network *network, size_t *n);
+
+static inline bool bl__param_is_part(const bl__param *p) {
+    return p->rows * p->cols < p->whole_rows * p->whole_cols;
+}
 
 /* Normal(0, std) weights, norms of one, from a seed: the same on every machine with the same
  * mathematical library. */
@@ -138,7 +148,8 @@ double bl__network_step(bl__network *network, const int32_t *inputs, const int32
     X(ATTENTION_BACK, "attention backward")                                                        \
     X(BACK_FROM_ATTENTION, "backward from attention")                                              \
     X(GRADIENTS, "gradients of linears")                                                           \
-    X(EMBEDDING, "gradient of the embedding")
+    X(EMBEDDING, "gradient of the embedding")                                                      \
+    X(EXCHANGE, "sums over processes")
 
 typedef enum bl__phase {
 #define BL_PHASE_ENUM(name, text) BL_PHASE_##name,

@@ -40,7 +40,7 @@ struct bl__optimizer {
 
     /* Process i updates chunks chunk_bounds[i] ... chunk_bounds[i + 1] - 1, which begin at
      * flat_bounds[i] of the row. This one's moments: float[its part of the row]. */
-    bl__processes *processes;
+    bl__processes *processes, *tensor;
     size_t *chunk_bounds, *flat_bounds; /* [n_processes + 1] */
     float *first, *second;
     float *collected; /* float[the whole row], in process 0 of several */
@@ -119,6 +119,7 @@ bl_status bl__optimizer_create(const bl__optimizer_config *config, bl__param *pa
     o->n_params = n_params;
     o->pool = pool;
     o->processes = config->processes;
+    o->tensor = config->tensor;
     size_t n_bounds = (size_t)bl__processes_size(o->processes) + 1;
     o->n_chunks = cut_chunks(o, NULL);
     o->moments = bl__calloc(n_params, sizeof *o->moments);
@@ -193,16 +194,13 @@ void bl__optimizer_return_moments(bl__optimizer *o) {
         zero_gradients(o, 0, o->flat[o->n_params]);
 }
 
-void bl__optimizer_set_moments(bl__optimizer *o, size_t param, const uint8_t *first,
-                               const uint8_t *second) {
+void bl__optimizer_set_moments(bl__optimizer *o, size_t param, bool second, const void *moments) {
     /* the parameter's place in the row, cut to this process's part */
     size_t begin = o->flat[param], end = begin + count_of(&o->params[param]), own = own_begin(o);
     size_t from = begin > own ? begin : own, to = bl__min_size(end, own_end(o));
-    if (from >= to)
-        return;
-    size_t skipped = (from - begin) * sizeof(float), bytes = (to - from) * sizeof(float);
-    memcpy(o->first + (from - own), first + skipped, bytes);
-    memcpy(o->second + (from - own), second + skipped, bytes);
+    if (from < to)
+        memcpy((second ? o->second : o->first) + (from - own),
+               (const char *)moments + (from - begin) * sizeof(float), (to - from) * sizeof(float));
 }
 
 uint64_t bl__optimizer_steps(const bl__optimizer *o) {
@@ -250,12 +248,14 @@ static void run(bl__optimizer *o, bl__part_fn fn) {
 
 /* Of gradients that have been summed over processes, each in its own part. */
 static double measure_norm(bl__optimizer *o) {
-    double total = 0;
+    double total = 0, parts = 0;
     run(o, squares_part);
     bl__processes_gather(o->processes, o->squares, o->chunk_bounds, sizeof *o->squares);
     for (size_t i = 0; i < o->n_chunks; i++)
-        total += o->squares[i];
-    return sqrt(total);
+        *(o->tensor && bl__param_is_part(&o->params[o->chunks[i].param]) ? &parts : &total) +=
+            o->squares[i];
+    bl__processes_sum(o->tensor, &parts, 1);
+    return sqrt(total + parts);
 }
 
 double bl__optimizer_gradient_norm(bl__optimizer *o) {

@@ -12,6 +12,7 @@ typedef struct bl__optimizer_config {
      * and bl__optimizer_step() and bl__optimizer_moments() are calls that all of them make. Values
      * and gradients must lie as bl__network_create() lays them out. */
     bl__processes *processes;
+    bl__processes *tensor; /* NULL, or those that the parts of the parameters lie in */
 } bl__optimizer_config;
 
 typedef struct bl__moments {
@@ -34,9 +35,10 @@ size_t bl__optimizer_bytes(const bl__optimizer *optimizer);
  */
 bl__moments *bl__optimizer_moments(bl__optimizer *optimizer);
 void bl__optimizer_return_moments(bl__optimizer *optimizer);
-/* Takes this process's part of the moments of a parameter: the bytes of float[rows][cols] each. */
-void bl__optimizer_set_moments(bl__optimizer *optimizer, size_t param, const uint8_t *first,
-                               const uint8_t *second);
+/* Takes this process's part of the first or second moments of a parameter: the bytes of
+ * float[rows][cols]. */
+void bl__optimizer_set_moments(bl__optimizer *optimizer, size_t param, bool second,
+                               const void *moments);
 /* Updates taken so far, which bias correction depends on. */
 uint64_t bl__optimizer_steps(const bl__optimizer *optimizer);
 void bl__optimizer_set_steps(bl__optimizer *optimizer, uint64_t steps);

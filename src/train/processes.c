@@ -21,11 +21,14 @@ static const char PLUGIN[] = "bitloom_mpi.so";
 
 struct bl__processes {
     bl__transport transport;
-    bl__message *out, *in; /* [size] */
-    float *pieces;         /* float[size][PIECE] */
-    double *sums;          /* double[size][BL_MAX_SUMS] */
-    int32_t *statuses;     /* int32[size] */
-    size_t *bounds;        /* [size + 1] */
+    bl__processes *whole;   /* NULL, or what this is a group of: */
+    uint32_t first, stride; /* whose member i is number first + i * stride there */
+    bl__message *out, *in;  /* [size] */
+    float *pieces;          /* float[size][PIECE] */
+    double *sums;           /* double[size][BL_MAX_SUMS] */
+    int32_t *statuses;      /* int32[size] */
+    size_t *bounds;         /* [size + 1]: an item each */
+    size_t *shares;         /* [size + 1]: of bl__processes_sum_all() */
 };
 
 /* ---- the plug-in ---- */
@@ -114,7 +117,8 @@ bl_status bl__processes_create(const bl__transport *transport, bl__processes **o
     p->sums = bl__calloc(size, BL_MAX_SUMS * sizeof *p->sums);
     p->statuses = bl__calloc(size, sizeof *p->statuses);
     p->bounds = bl__calloc(size + 1, sizeof *p->bounds);
-    if (!p->out || !p->in || !p->pieces || !p->sums || !p->statuses || !p->bounds)
+    p->shares = bl__calloc(size + 1, sizeof *p->shares);
+    if (!p->out || !p->in || !p->pieces || !p->sums || !p->statuses || !p->bounds || !p->shares)
         goto fail;
     for (size_t i = 0; i <= size; i++)
         p->bounds[i] = i;
@@ -142,7 +146,42 @@ void bl__processes_close(bl__processes *p) {
     bl__free(p->sums);
     bl__free(p->statuses);
     bl__free(p->bounds);
+    bl__free(p->shares);
     bl__free(p);
+}
+
+static void exchange_in_group(void *self, const bl__message *out, const bl__message *in) {
+    const bl__processes *p = self, *whole = p->whole;
+    memset(whole->out, 0, whole->transport.size * sizeof *whole->out);
+    memset(whole->in, 0, whole->transport.size * sizeof *whole->in);
+    for (uint32_t i = 0; i < p->transport.size; i++) {
+        whole->out[p->first + i * p->stride] = out[i];
+        whole->in[p->first + i * p->stride] = in[i];
+    }
+    whole->transport.exchange(whole->transport.self, whole->out, whole->in);
+}
+
+static void leave_group(void *self) {
+    (void)self;
+}
+
+bl_status bl__processes_group(bl__processes *p, uint32_t first, uint32_t stride, uint32_t size,
+                              bl__processes **out, bl_error *err) {
+    *out = NULL;
+    if (!p || size == 1)
+        return BL_OK;
+    bl__transport transport = {.rank = (p->transport.rank - first) / stride,
+                               .size = size,
+                               .exchange = exchange_in_group,
+                               .stop = leave_group};
+    bl_status status = bl__processes_create(&transport, out, err);
+    if (status)
+        return status;
+    (*out)->transport.self = *out;
+    (*out)->whole = p;
+    (*out)->first = first;
+    (*out)->stride = stride;
+    return BL_OK;
 }
 
 uint32_t bl__processes_rank(const bl__processes *p) {
@@ -226,6 +265,15 @@ void bl__processes_gather(bl__processes *p, void *data, const size_t *bounds, si
 }
 void bl__processes_collect(bl__processes *p, void *data, const size_t *bounds, size_t size) {
     gather(p, data, bounds, size, false);
+}
+
+void bl__processes_sum_all(bl__processes *p, float *data, size_t n) {
+    if (!p)
+        return;
+    for (uint32_t i = 0; i <= p->transport.size; i++)
+        p->shares[i] = (size_t)bl__share(n, i, p->transport.size);
+    bl__processes_sum_shares(p, data, p->shares);
+    gather(p, data, p->shares, sizeof *data, true);
 }
 
 void bl__processes_sum(bl__processes *p, double *values, size_t n) {

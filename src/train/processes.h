@@ -54,6 +54,11 @@ bl_status bl__processes_open(bl__processes **out, bl_error *err);
 /* The same over a transport, which it stops in the end, and at once when it fails. */
 bl_status bl__processes_create(const bl__transport *transport, bl__processes **out, bl_error *err);
 void bl__processes_close(bl__processes *processes);
+/* Those among them that this one belongs to a smaller group with: numbers first, first + stride,
+ * ... of `size` in all, in this order. *out borrows them and is NULL for a group of one.
+ * BL_ERR_MEMORY. */
+bl_status bl__processes_group(bl__processes *processes, uint32_t first, uint32_t stride,
+                              uint32_t size, bl__processes **out, bl_error *err);
 /* Name and version of the MPI library; NULL when there is no plug-in or it does not load. Then
  * reason, when not NULL, says why. */
 const char *bl__mpi_library(bl_error *reason);
@@ -71,6 +76,8 @@ void bl__processes_sum_shares(bl__processes *processes, float *data, const size_
 /* Copies every owner's items, of `size` bytes each, to all processes, or to process 0 alone. */
 void bl__processes_gather(bl__processes *processes, void *data, const size_t *bounds, size_t size);
 void bl__processes_collect(bl__processes *processes, void *data, const size_t *bounds, size_t size);
+/* data[n] becomes everybody's sum, in all. */
+void bl__processes_sum_all(bl__processes *processes, float *data, size_t n);
 /* values[n], n <= BL_MAX_SUMS, become their sums over all processes. */
 void bl__processes_sum(bl__processes *processes, double *values, size_t n);
 /* Process 0's bytes to all. */

@@ -61,6 +61,7 @@ static const field FIELDS[] = {
     {"rows", FIELD_WHOLE, AT(rows), 1, 1 << 20, NULL, false},
     {"tokens", FIELD_WHOLE, AT(tokens), 1, 1 << 24, NULL, false},
     {"accumulate", FIELD_WHOLE, AT(accumulate), 1, 1 << 20, NULL, false},
+    {"tensor_parallel", FIELD_WHOLE, AT(tensor_parallel), 1, 1024, NULL, false},
     {"steps", FIELD_WHOLE, AT(steps), 1, 1e12, NULL, false},
     {"recipe", FIELD_CHOICE, AT(recipe), 0, 0, "b1.58 bitnet", false},
     {"shape", FIELD_CHOICE, AT(shape), 0, 0, "constant linear cosine two-stage", false},
@@ -341,6 +342,7 @@ static void apply_rest(bl__recipe *r) {
     default_whole(&r->mask_documents, 0);
     default_whole(&r->rows, 16);
     default_whole(&r->accumulate, 1);
+    default_whole(&r->tensor_parallel, 1);
     default_whole(&r->seed, 1);
     default_whole(&r->eval_interval, 250);
     default_whole(&r->eval_rows, 64);
@@ -361,6 +363,10 @@ static bl_status check_fit(const bl__recipe *r, bl_error *err) {
     if (r->head_dim < 2 || r->head_dim % 2)
         return bl__fail(err, BL_ERR_ARGUMENT, "head_dim is %lld, expected an even number",
                         (long long)r->head_dim);
+    if (r->groups % r->tensor_parallel)
+        return bl__fail(err, BL_ERR_ARGUMENT,
+                        "tensor_parallel is %lld, expected a divisor of groups, %lld",
+                        (long long)r->tensor_parallel, (long long)r->groups);
     if (r->kv_heads % r->groups || r->ffn_dim % r->groups)
         return bl__fail(err, BL_ERR_ARGUMENT,
                         "groups is %lld, expected a divisor of kv_heads, %lld, and ffn_dim, %lld",

@@ -25,7 +25,7 @@ typedef struct bl__recipe {
     double rope_base, norm_eps, init_std;
     /* the data */
     char *data, *tokenizer, *from; /* from: the model to start from, or NULL */
-    int64_t mask_documents, rows, tokens, accumulate, steps;
+    int64_t mask_documents, rows, tokens, accumulate, steps, tensor_parallel;
     /* the schedule */
     int64_t recipe, shape, warmup, lambda_steps;
     double rate, rate2, end, decay, decay2, beta1, beta2, eps, clip;

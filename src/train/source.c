@@ -411,9 +411,9 @@ static bl_status check_tensor(const tensor *t, const bl__param *p, const char *n
                         "%s: weights that are %s already (%s) cannot be trained on; start from the "
                         "model's masters",
                         name, t->layout == BL_LAYOUT_Q1_0 ? "binary" : "ternary", t->type);
-    if (t->rows != p->rows || t->cols != p->cols)
+    if (t->rows != p->whole_rows || t->cols != p->whole_cols)
         return bl__fail(err, BL_ERR_FORMAT, "%s: shape [%zu,%zu], expected [%zu,%zu]", name,
-                        t->rows, t->cols, p->rows, p->cols);
+                        t->rows, t->cols, p->whole_rows, p->whole_cols);
     return BL_OK;
 }
 
@@ -448,24 +448,32 @@ static bl_status read_tensor(const bl__source *s, const char *name, const char *
     bl_status status = check_tensor(&t, p, name, err);
     if (status || (scale_name && (status = read_scale(s, scale_name, &scale, err))))
         return status;
-    for (size_t r = 0; r < p->rows; r++) {
-        float *to = p->value + r * p->cols, sum = 0;
-        bl__layout_unpack_row(t.layout, t.data, t.rows, t.cols, source_row(s, rotates, r), to);
-        for (size_t i = 0; i < p->cols; i++) {
-            to[i] *= scale;
-            sum += to[i] * 0.0f;
+    /* Rows are read whole, also where the network has a part of their columns. */
+    float *row = bl__malloc_array(p->whole_cols, sizeof *row);
+    if (!row)
+        return bl__fail(err, BL_ERR_MEMORY, "%s: cannot allocate a row", name);
+    for (size_t r = 0; r < p->rows && !status; r++) {
+        float sum = 0;
+        bl__layout_unpack_row(t.layout, t.data, t.rows, t.cols,
+                              source_row(s, rotates, p->first_row + r), row);
+        for (size_t i = 0; i < p->whole_cols; i++) {
+            row[i] *= scale;
+            sum += row[i] * 0.0f;
         }
+        memcpy(p->value + r * p->cols, row + p->first_col, p->cols * sizeof *row);
         if (sum != 0)
-            return bl__fail(err, BL_ERR_FORMAT, "%s: row %zu: a weight that is not finite", name,
-                            r);
-        if (r == 0 && p->linear && p->cols > 2 &&
-            bl__row_is_ternary(to, p->cols, NULL, &magnitude) && magnitude > 0)
-            return bl__fail(err, BL_ERR_UNSUPPORTED,
-                            "%s: weights that are ternary already cannot be trained on; start from "
-                            "the model's masters",
-                            name);
+            status = bl__fail(err, BL_ERR_FORMAT, "%s: row %zu: a weight that is not finite", name,
+                              p->first_row + r);
+        else if (r == 0 && p->linear && p->whole_cols > 2 &&
+                 bl__row_is_ternary(row, p->whole_cols, NULL, &magnitude) && magnitude > 0)
+            status =
+                bl__fail(err, BL_ERR_UNSUPPORTED,
+                         "%s: weights that are ternary already cannot be trained on; start from "
+                         "the model's masters",
+                         name);
     }
-    return BL_OK;
+    bl__free(row);
+    return status;
 }
 
 static bl_status read_part(const bl__source *s, bl__param *p, size_t layer, size_t part,

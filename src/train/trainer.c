@@ -18,6 +18,7 @@
 #include "base/half.h"
 #include "bitloom/system.h"
 #include "formats/json.h"
+#include "train/collector.h"
 #include "train/data.h"
 #include "train/processes.h"
 #include "train/report.h"
@@ -36,6 +37,9 @@ static const double SMOOTHING = 0.95;
 struct bl__trainer {
     const bl_train_params *params;
     bl__processes *processes; /* NULL: this one alone */
+    bl__processes *tensor;    /* those that have the parts of one network; NULL: it is whole */
+    bl__processes *data;      /* those that have the same part and other rows; NULL: no others */
+    bl__collector *collector; /* NULL when the network is whole */
     bl__recipe recipe;
     bl__progress progress;
     bl__run_directory directory;
@@ -85,7 +89,7 @@ static bool speaks(const bl__trainer *t) {
 }
 /* Part of n items that is this process's: *first ... and how many. */
 static uint64_t own_share(const bl__trainer *t, uint64_t n, uint64_t *first) {
-    uint32_t rank = bl__processes_rank(t->processes), size = bl__processes_size(t->processes);
+    uint32_t rank = bl__processes_rank(t->data), size = bl__processes_size(t->data);
     *first = bl__share(n, rank, size);
     return bl__share(n, rank + 1, size) - *first;
 }
@@ -194,6 +198,20 @@ static bl_status open_data(bl__trainer *t, bl_error *err) {
     return open_tokenizer(t, err);
 }
 
+/* Processes that follow one another have the parts of a network. */
+static bl_status make_groups(bl__trainer *t, bl_error *err) {
+    uint32_t size = bl__processes_size(t->processes), rank = bl__processes_rank(t->processes);
+    uint32_t n = (uint32_t)t->recipe.tensor_parallel;
+    bl_status status;
+    if (size % n)
+        return bl__fail(err, BL_ERR_ARGUMENT,
+                        "tensor_parallel is %u, expected a divisor of the number of processes, %u",
+                        n, size);
+    if ((status = bl__processes_group(t->processes, rank - rank % n, 1, n, &t->tensor, err)))
+        return status;
+    return bl__processes_group(t->processes, rank % n, n, size / n, &t->data, err);
+}
+
 static bl_status make_network(bl__trainer *t, bl_error *err) {
     bl__network_config config = bl__recipe_network(&t->recipe);
     bl__optimizer_config optimizer = bl__recipe_optimizer(&t->recipe);
@@ -201,12 +219,15 @@ static bl_status make_network(bl__trainer *t, bl_error *err) {
                            ? t->params->n_threads
                            : bl__processes_threads(t->processes, bl_cpu_physical_cores());
     size_t n;
-    bl_status status;
-    optimizer.processes = t->processes;
+    bl_status status = make_groups(t, err);
+    if (status)
+        return status;
+    config.tensor = optimizer.tensor = t->tensor;
+    optimizer.processes = t->data;
     if (own_rows(t) == 0)
         return bl__fail(err, BL_ERR_ARGUMENT,
                         "%u processes for the %llu rows of a step, expected at most one for each",
-                        bl__processes_size(t->processes),
+                        bl__processes_size(t->data),
                         (unsigned long long)t->recipe.accumulate * n_rows(t));
     if (!bl__mul_size(n_rows(t), n_tokens(t), &n))
         return bl__fail(err, BL_ERR_LIMIT, "rows x tokens overflow");
@@ -215,7 +236,8 @@ static bl_status make_network(bl__trainer *t, bl_error *err) {
         return status;
     t->list = bl__network_params(t->net, &t->n_params);
     if ((status =
-             bl__optimizer_create(&optimizer, t->list, t->n_params, t->pool, &t->optimizer, err)))
+             bl__optimizer_create(&optimizer, t->list, t->n_params, t->pool, &t->optimizer, err)) ||
+        (status = bl__collector_create(t->tensor, t->list, t->n_params, &t->collector, err)))
         return status;
     t->inputs = bl__calloc(n, sizeof *t->inputs);
     t->targets = bl__calloc(n, sizeof *t->targets);
@@ -307,7 +329,8 @@ static bl_status make_state(bl__trainer *t, const bl__checkpoint *from, uint64_t
     if ((status = bl__processes_agree(t->processes, status, err)))
         return status;
     for (size_t i = 0; i < t->n_params && !from; i++)
-        bl__processes_broadcast(t->processes, t->list[i].value,
+        bl__processes_broadcast(bl__param_is_part(&t->list[i]) ? t->data : t->processes,
+                                t->list[i].value,
                                 t->list[i].rows * t->list[i].cols * sizeof(float));
     return BL_OK;
 }
@@ -326,14 +349,15 @@ static bl_status open_run(bl__trainer *t, bl__checkpoint **from, bl_error *err) 
     return make_state(t, *from, hash, err);
 }
 
-static bl_status write_checkpoint(bl__trainer *t, const bl__moments *moments, bl_error *err) {
+static bl_status write_checkpoint(bl__trainer *t, const bl__moments *moments,
+                                  const bl__tensor_source *source, bl_error *err) {
     char path[BL_RUN_MAX_PATH];
     if (moments)
         bl__run_checkpoint_path(t->directory.path, t->progress.step, path);
     else
         bl__run_best_path(&t->directory, path);
-    bl_status status =
-        bl__checkpoint_write(path, &t->recipe, &t->progress, t->list, t->n_params, moments, err);
+    bl_status status = bl__checkpoint_write(path, &t->recipe, &t->progress, t->list, t->n_params,
+                                            moments, source, err);
     if (status || !moments)
         return status;
     return bl__run_prune(&t->directory, (size_t)t->recipe.keep, err);
@@ -341,7 +365,15 @@ static bl_status write_checkpoint(bl__trainer *t, const bl__moments *moments, bl
 
 static bl_status save(bl__trainer *t, bool best, bl_error *err) {
     const bl__moments *moments = best ? NULL : bl__optimizer_moments(t->optimizer);
-    bl_status status = speaks(t) ? write_checkpoint(t, moments, err) : BL_OK;
+    bl__collector *collector = bl__processes_rank(t->data) == 0 ? t->collector : NULL;
+    bl__tensor_source source = {0};
+    bl_status status = BL_OK;
+    if (collector)
+        source = bl__collector_begin(collector, moments);
+    if (speaks(t))
+        status = write_checkpoint(t, moments, collector ? &source : NULL, err);
+    if (collector)
+        bl__collector_finish(collector);
     if (!best)
         bl__optimizer_return_moments(t->optimizer);
     status = bl__processes_agree(t->processes, status, err);
@@ -424,6 +456,7 @@ void bl__trainer_close(bl__trainer *t) {
     bl__run_directory_close(&t->directory);
     bl__source_close(t->source);
     bl__optimizer_free(t->optimizer);
+    bl__collector_free(t->collector);
     bl__network_free(t->net);
     bl__pool_free(t->pool);
     bl__writer_free(t->writer);
@@ -433,6 +466,8 @@ void bl__trainer_close(bl__trainer *t) {
     bl__free(t->inputs);
     bl__free(t->targets);
     bl__free(t->firsts);
+    bl__processes_close(t->tensor);
+    bl__processes_close(t->data);
     bl__free(t);
 }
 
@@ -470,7 +505,7 @@ static bl_status measure(bl__trainer *t, bl__network *net, size_t batch, double 
     }
     if ((status = bl__processes_agree(t->processes, status, err)))
         return status;
-    bl__processes_sum(t->processes, sums, 2);
+    bl__processes_sum(t->data, sums, 2);
     *out = sums[1] > 0 ? sums[0] / sums[1] : NAN;
     return BL_OK;
 }
@@ -547,7 +582,7 @@ static bl_status accumulate(bl__trainer *t, double *loss, bl_error *err) {
     }
     if ((status = bl__processes_agree(t->processes, status, err)))
         return status;
-    bl__processes_sum(t->processes, loss, 1);
+    bl__processes_sum(t->data, loss, 1);
     return BL_OK;
 }
 
@@ -591,15 +626,23 @@ static bl_status roll_back(bl__trainer *t, const char *what, double value, bl_er
 }
 
 static bool weights_are_finite(const bl__trainer *t) {
+    double n_bad = 0;
     for (size_t i = 0; i < t->n_params; i++) {
         const bl__param *p = &t->list[i];
         float sum = 0; /* of zeros, unless something is infinite or NaN */
         for (size_t k = 0; k < p->rows * p->cols; k++)
             sum += p->value[k] * 0.0f;
-        if (sum != 0)
-            return false;
+        n_bad += sum != 0;
     }
-    return true;
+    bl__processes_sum(t->processes, &n_bad, 1);
+    return n_bad == 0;
+}
+
+/* Parts of a network have the same number of weights. */
+static double mean_flips(const bl__trainer *t) {
+    double flips = bl__network_flips(t->net);
+    bl__processes_sum(t->tensor, &flips, 1);
+    return flips / bl__processes_size(t->tensor);
 }
 
 /* The text as a JSON string. */
@@ -723,7 +766,7 @@ static bl_status run_step(bl__trainer *t, bl_error *err) {
                        .rate = rate,
                        .decay = decay,
                        .gradient_norm = norm,
-                       .flips = bl__network_flips(t->net),
+                       .flips = mean_flips(t),
                        .lambda = lambda};
     return finish_step(t, &s, seconds_now() - start, err);
 }
@@ -740,7 +783,7 @@ bl_status bl__trainer_run(bl__trainer *t, bl_error *err) {
 /* What is known before the first step. */
 static void fill_sizes(const bl__trainer *t, bl_train_report *r) {
     for (size_t i = 0; i < t->n_params; i++) {
-        uint64_t n = (uint64_t)t->list[i].rows * t->list[i].cols;
+        uint64_t n = (uint64_t)t->list[i].whole_rows * t->list[i].whole_cols;
         r->n_params += n;
         if (t->list[i].linear && t->recipe.weights != BL_WEIGHTS_FLOAT)
             r->n_quantized += n;
@@ -750,6 +793,22 @@ static void fill_sizes(const bl__trainer *t, bl_train_report *r) {
     r->n_processes = bl__processes_size(t->processes);
     r->process = bl__processes_rank(t->processes);
     snprintf(r->compute, sizeof r->compute, "%s", bl__network_compute(t->net));
+}
+
+/* Sizes of exports, which are of the whole network. */
+static bl_status fill_layouts(const bl__trainer *t, bl_train_report *r, bl_error *err) {
+    bl__param *whole = bl__malloc_array(t->n_params, sizeof *whole);
+    if (!whole)
+        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a list of parameters");
+    for (size_t i = 0; i < t->n_params; i++) {
+        whole[i] = t->list[i];
+        whole[i].col_groups *= whole[i].whole_cols / whole[i].cols;
+        whole[i].rows = whole[i].whole_rows;
+        whole[i].cols = whole[i].whole_cols;
+    }
+    bl__report_sizes(whole, t->n_params, (bl__weight_mode)t->recipe.weights, r);
+    bl__free(whole);
+    return BL_OK;
 }
 
 /* What deployed and the metrics say beyond themselves. */
@@ -765,9 +824,8 @@ static bl_status fill_figures(bl__trainer *t, bl_train_report *r, bl_error *err)
         return status;
     r->bits_per_byte = bytes > 0 ? r->deployed / log(2.0) * (double)n_targets / bytes : NAN;
     bl__report_flips(metrics, len, r->n_steps, r->flips);
-    bl__report_sizes(t->list, t->n_params, (bl__weight_mode)t->recipe.weights, r);
     bl__free(metrics);
-    return BL_OK;
+    return fill_layouts(t, r, err);
 }
 
 static bl_status fill_report(bl__trainer *t, bl_train_report *out, bl_error *err) {

@@ -56,6 +56,13 @@ done
 near one-float two-float 2e-5 1e-3
 near one-ternary two-ternary 2e-3 0.2 # codes flip by the order of a sum
 
+# A network in two parts, and back in one process.
+parts=(--set kv_heads=2 --groups 2 --weights ternary -q)
+"$program" train recipe.json -o whole -t 2 "${parts[@]}"
+mpirun -n 2 "$program" train recipe.json -o halves "${parts[@]}" --tensor-parallel 2 2>err || fail "in parts: $(cat err)"
+near whole halves 2e-3 0.2
+"$program" train --resume -o halves --tensor-parallel 1 --steps 42 -q || fail "from parts to one process"
+
 # The same bits again, also when stopped half-way; and on in other numbers of processes.
 mpirun -n 2 "$program" train recipe.json -o parts --weights ternary --steps 40 -q 2>err &
 mpi=$!

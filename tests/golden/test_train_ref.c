@@ -128,7 +128,7 @@ static void check_run(reference *r, double bound, double last_bound) {
     const json_t *betas = json_object_get(o, "betas");
     bl__optimizer_config config = {json_number_value(json_array_get(betas, 0)),
                                    json_number_value(json_array_get(betas, 1)),
-                                   json_number_value(json_object_get(o, "eps")), NULL};
+                                   json_number_value(json_object_get(o, "eps")), NULL, NULL};
     bl__optimizer *optimizer = NULL;
     assert_int_equal(
         bl__optimizer_create(&config, r->params, r->n_params, r->pool, &optimizer, NULL), BL_OK);

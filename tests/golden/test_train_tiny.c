@@ -60,7 +60,7 @@ static void check_file(const char *path, const char *mode, bl__weight_mode weigh
                        uint32_t n_groups, float lambda) {
     bl__tensor_set *set = NULL;
     bl__optimizer *optimizer = NULL;
-    bl__optimizer_config adamw = {0.9, 0.95, 1e-8, NULL};
+    bl__optimizer_config adamw = {0.9, 0.95, 1e-8, NULL, NULL};
     int32_t inputs[ROWS * TOKENS], targets[ROWS * TOKENS];
     float logits[TOKENS * VOCAB], losses[STEPS], norms[STEPS];
     double bound = lambda < 1 ? 3e-5 : 1e-5; /* float products round, integer ones do not */

@@ -66,7 +66,8 @@ static const bl__progress SOME = {.step = 7,
                                   .seconds = 12.5};
 
 static bl_status write_run(const run *r, bl_error *err) {
-    return bl__checkpoint_write(path, &r->recipe, &SOME, r->params, r->n_params, r->moments, err);
+    return bl__checkpoint_write(path, &r->recipe, &SOME, r->params, r->n_params, r->moments, NULL,
+                                err);
 }
 
 static bl_status read_run(run *r, bl_error *err) {

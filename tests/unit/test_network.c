@@ -300,7 +300,7 @@ static double train_some(const bl__network_config *config, uint32_t n_threads, s
     size_t n, at = 0;
     bl__param *params = bl__network_params(net, &n);
     bl__optimizer *optimizer = NULL;
-    bl__optimizer_config adamw = {0.9, 0.95, 1e-8, NULL};
+    bl__optimizer_config adamw = {0.9, 0.95, 1e-8, NULL, NULL};
     assert_int_equal(bl__optimizer_create(&adamw, params, n, pool, &optimizer, NULL), BL_OK);
     double loss = 0;
     for (int step = 0; step < 3; step++) {
@@ -468,7 +468,7 @@ static void steps_allocate_nothing(void **state) {
         size_t n;
         bl__param *params = bl__network_params(net, &n);
         bl__optimizer *optimizer = NULL;
-        bl__optimizer_config adamw = {0.9, 0.95, 1e-8, NULL};
+        bl__optimizer_config adamw = {0.9, 0.95, 1e-8, NULL, NULL};
         assert_int_equal(bl__optimizer_create(&adamw, params, n, pool, &optimizer, NULL), BL_OK);
         fill_ids(ROWS * TOKENS, config.vocab, 3);
         long before = bl__alloc_count();
@@ -488,7 +488,7 @@ static void steps_allocate_nothing(void **state) {
 static void failing_memory_is_reported(void **state) {
     (void)state;
     bl__network_config config = odd_config();
-    bl__optimizer_config adamw = {0.9, 0.95, 1e-8, NULL};
+    bl__optimizer_config adamw = {0.9, 0.95, 1e-8, NULL, NULL};
     bl_status status = BL_ERR_MEMORY;
     long nth = 1;
     for (; status != BL_OK; nth++) {
@@ -636,7 +636,7 @@ static void bench_size(const char *name, uint32_t layers, uint32_t dim, uint32_t
     for (size_t i = 0; i < n; i++)
         weights += params[i].rows * params[i].cols;
     bl__optimizer *optimizer = NULL;
-    bl__optimizer_config adamw = {0.9, 0.95, 1e-8, NULL};
+    bl__optimizer_config adamw = {0.9, 0.95, 1e-8, NULL, NULL};
     assert_int_equal(bl__optimizer_create(&adamw, params, n, pool, &optimizer, NULL), BL_OK);
     fill_ids((size_t)BATCH * LENGTH, config.vocab, 3);
     double best = 1e9, best_cpu = 1e9, start = 0, in_optimizer = 0, before[BL_PHASES];

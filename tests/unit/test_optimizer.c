@@ -49,7 +49,7 @@ typedef struct fixture {
 } fixture;
 
 static void setup(fixture *f) {
-    static const bl__optimizer_config config = {0.9, 0.95, 1e-8, NULL};
+    static const bl__optimizer_config config = {0.9, 0.95, 1e-8, NULL, NULL};
     memset(f, 0, sizeof *f);
     memcpy(f->value, start, sizeof start);
     f->params[0] = (bl__param){
@@ -147,7 +147,7 @@ static void threads_change_no_bit(void **state) {
     float *values[2];
     double norm[2];
     for (uint32_t run = 0; run < 2; run++) {
-        static const bl__optimizer_config config = {0.9, 0.95, 1e-8, NULL};
+        static const bl__optimizer_config config = {0.9, 0.95, 1e-8, NULL, NULL};
         bl__pool *pool = NULL;
         bl__optimizer *optimizer = NULL;
         float *grad = bl__malloc_array(BIG, sizeof *grad);

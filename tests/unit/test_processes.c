@@ -25,13 +25,14 @@
 
 /* ---- threads as processes ---- */
 
-enum { MAX_SIZE = 5 };
+enum { MAX_SIZE = 6 };
 
 typedef struct crowd {
     uint32_t size;
-    pthread_barrier_t barrier;
-    const bl__message *out[MAX_SIZE];
-    unsigned n_wrong; /* messages whose ends differ in size */
+    pthread_mutex_t mutex;
+    pthread_cond_t change;
+    const bl__message *posted[MAX_SIZE][MAX_SIZE]; /* from, to; NULL when taken */
+    unsigned n_wrong;                              /* messages whose ends differ in size */
     void (*body)(bl__processes *p, void *context);
     void *context;
 } crowd;
@@ -43,21 +44,33 @@ typedef struct member {
     pthread_t thread;
 } member;
 
+/* The mutex is held but while waiting, so copies are made one at a time. */
+static void take_message(crowd *c, uint32_t from, uint32_t to, const bl__message *in) {
+    while (!c->posted[from][to])
+        pthread_cond_wait(&c->change, &c->mutex);
+    if (c->posted[from][to]->bytes != in->bytes || in->bytes > BL_MAX_MESSAGE)
+        c->n_wrong++;
+    else
+        memcpy(in->data, c->posted[from][to]->data, in->bytes);
+    c->posted[from][to] = NULL;
+    pthread_cond_broadcast(&c->change);
+}
+
 static void exchange(void *self, const bl__message *out, const bl__message *in) {
-    member *m = self;
+    const member *m = self;
     crowd *c = m->crowd;
-    c->out[m->rank] = out;
-    pthread_barrier_wait(&c->barrier);
-    for (uint32_t i = 0; i < c->size; i++) {
-        const bl__message *from = &c->out[i][m->rank];
-        if (i == m->rank)
-            continue;
-        if (from->bytes != in[i].bytes || from->bytes > BL_MAX_MESSAGE)
-            __atomic_add_fetch(&c->n_wrong, 1, __ATOMIC_RELAXED);
-        else if (from->bytes)
-            memcpy(in[i].data, from->data, from->bytes);
-    }
-    pthread_barrier_wait(&c->barrier);
+    pthread_mutex_lock(&c->mutex);
+    for (uint32_t i = 0; i < c->size; i++)
+        if (i != m->rank && out[i].bytes)
+            c->posted[m->rank][i] = &out[i];
+    pthread_cond_broadcast(&c->change);
+    for (uint32_t i = 0; i < c->size; i++)
+        if (i != m->rank && in[i].bytes)
+            take_message(c, i, m->rank, &in[i]);
+    for (uint32_t i = 0; i < c->size; i++)
+        while (c->posted[m->rank][i])
+            pthread_cond_wait(&c->change, &c->mutex);
+    pthread_mutex_unlock(&c->mutex);
 }
 
 static void stop(void *self) {
@@ -78,7 +91,8 @@ static void run_crowd(uint32_t size, void (*body)(bl__processes *, void *), void
         body(NULL, context);
         return;
     }
-    assert_int_equal(pthread_barrier_init(&c.barrier, NULL, size), 0);
+    pthread_mutex_init(&c.mutex, NULL);
+    pthread_cond_init(&c.change, NULL);
     for (uint32_t i = 0; i < size; i++) {
         bl__transport transport = {
             .rank = i, .size = size, .self = &members[i], .exchange = exchange, .stop = stop};
@@ -91,7 +105,8 @@ static void run_crowd(uint32_t size, void (*body)(bl__processes *, void *), void
         pthread_join(members[i].thread, NULL);
     for (uint32_t i = 0; i < size; i++)
         bl__processes_close(members[i].processes);
-    pthread_barrier_destroy(&c.barrier);
+    pthread_mutex_destroy(&c.mutex);
+    pthread_cond_destroy(&c.change);
     assert_int_equal(c.n_wrong, 0);
 }
 
@@ -150,11 +165,23 @@ static void sum_and_gather(bl__processes *p, void *context) {
     for (uint32_t k = 0; rank == 0 && k < size; k++)
         for (size_t i = c->bounds[k]; i < c->bounds[k + 1]; i++)
             n_wrong += data[i] != (float)k + 1;
+    for (size_t i = 0; i < n; i++)
+        data[i] = term(rank, i);
+    bl__processes_sum_all(p, data, n);
+    for (size_t i = 0; i < n; i++) {
+        float sum = term(0, i);
+        for (uint32_t k = 1; k < size; k++)
+            sum += term(k, i);
+        n_wrong += data[i] != sum;
+    }
+    for (size_t i = 0; i < n; i++)
+        data[i] = -1;
     double values[2] = {(double)rank + 1, 0.1 * rank};
     bl__processes_sum(p, values, 2);
     n_wrong += values[0] != size * (size + 1) / 2.0;
-    if (rank)
-        memset(data, 0, n * sizeof *data);
+    for (uint32_t k = 0; rank == 0 && k < size; k++)
+        for (size_t i = c->bounds[k]; i < c->bounds[k + 1]; i++)
+            data[i] = (float)k + 1;
     bl__processes_broadcast(p, data, n * sizeof *data);
     for (uint32_t k = 0; k < size; k++)
         for (size_t i = c->bounds[k]; i < c->bounds[k + 1]; i++)
@@ -171,13 +198,43 @@ static void sums_are_taken_in_the_order_of_processes(void **state) {
         {.bounds = {0, 0, 17, 17, 1000, 1001}},
         {.bounds = {0, 400000, 400001, 700000, 700000, 900000}}, /* more than one piece each */
     };
-    for (uint32_t size = 1; size <= MAX_SIZE; size++)
+    for (uint32_t size = 1; size < MAX_SIZE; size++)
         for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
             sums_case c = cases[i];
             run_crowd(size, sum_and_gather, &c);
             if (c.n_wrong)
                 fail_msg("%u processes, case %zu: %u wrong", size, i, c.n_wrong);
         }
+}
+
+/* Six processes as two rows of three. */
+static void sum_in_groups(bl__processes *p, void *context) {
+    uint32_t rank = bl__processes_rank(p);
+    unsigned *n_wrong = context, wrong = 0;
+    bl__processes *row = NULL, *column = NULL, *one = p;
+    wrong += bl__processes_group(p, rank - rank % 3, 1, 3, &row, NULL) != BL_OK;
+    wrong += bl__processes_group(p, rank % 3, 3, 2, &column, NULL) != BL_OK;
+    wrong += bl__processes_group(p, rank, 1, 1, &one, NULL) != BL_OK || one;
+    wrong += bl__processes_rank(row) != rank % 3 || bl__processes_size(row) != 3;
+    wrong += bl__processes_rank(column) != rank / 3 || bl__processes_size(column) != 2;
+    for (unsigned round = 0; round < 3 + rank / 3; round++) { /* rows need not keep step */
+        double sum = rank;
+        bl__processes_sum(row, &sum, 1);
+        wrong += sum != (rank < 3 ? 0 + 1 + 2 : 3 + 4 + 5);
+    }
+    double sum = rank;
+    bl__processes_sum(column, &sum, 1);
+    wrong += sum != 2 * (rank % 3) + 3;
+    bl__processes_close(row);
+    bl__processes_close(column);
+    __atomic_add_fetch(n_wrong, wrong, __ATOMIC_RELAXED);
+}
+
+static void groups_sum_among_themselves(void **state) {
+    (void)state;
+    unsigned n_wrong = 0;
+    run_crowd(6, sum_in_groups, &n_wrong);
+    assert_int_equal(n_wrong, 0);
 }
 
 typedef struct agreement {
@@ -332,8 +389,7 @@ static void assert_near(const run *a, const run *b, double bound) {
     assert_true(fabs(a->validation - b->validation) <= bound);
 }
 
-static void assert_same_state(const char *a, const char *b) {
-    bl__tensor_set *sets[2];
+static void open_states(const char *a, const char *b, bl__tensor_set *sets[2]) {
     const char *const names[2] = {a, b};
     for (size_t i = 0; i < 2; i++) {
         char directory[128], path[BL_RUN_MAX_PATH];
@@ -343,10 +399,35 @@ static void assert_same_state(const char *a, const char *b) {
     }
     assert_int_equal(sets[0]->n_tensors, sets[1]->n_tensors);
     assert_true(sets[0]->n_tensors > 60);
+}
+
+static void assert_same_state(const char *a, const char *b) {
+    bl__tensor_set *sets[2];
+    open_states(a, b, sets);
     for (size_t i = 0; i < sets[0]->n_tensors; i++) {
         const bl__safetensor *x = &sets[0]->tensors[i], *y = &sets[1]->tensors[i];
         if (x->bytes != y->bytes || memcmp(x->data, y->data, x->bytes) != 0)
             fail_msg("%s and %s: %s differs", a, b, x->name.data);
+    }
+    bl__tensor_set_close(sets[0]);
+    bl__tensor_set_close(sets[1]);
+}
+
+/* Values; moments are too small for one bound. */
+static void assert_near_state(const char *a, const char *b, float bound) {
+    bl__tensor_set *sets[2];
+    open_states(a, b, sets);
+    for (size_t i = 0; i < sets[0]->n_tensors; i++) {
+        const bl__safetensor *x = &sets[0]->tensors[i], *y = &sets[1]->tensors[i];
+        assert_string_equal(x->name.data, y->name.data);
+        assert_int_equal(x->bytes, y->bytes);
+        for (size_t k = 0; k < x->bytes / sizeof(float); k++) {
+            float u, v;
+            memcpy(&u, x->data + k * sizeof u, sizeof u);
+            memcpy(&v, y->data + k * sizeof v, sizeof v);
+            if (!(fabsf(u - v) <= bound))
+                fail_msg("%s and %s: %s[%zu]: %g, %g", a, b, x->name.data, k, (double)u, (double)v);
+        }
     }
     bl__tensor_set_close(sets[0]);
     bl__tensor_set_close(sets[1]);
@@ -401,6 +482,76 @@ static void runs_go_on_in_as_many_processes_or_others(void **state) {
     }
 }
 
+static const char *const grouped[] = {"weights=float", "kv_heads=4", "groups=4",
+                                      "tensor_parallel=1", NULL};
+static const char *const in_two[] = {"weights=float", "kv_heads=4", "groups=4", "tensor_parallel=2",
+                                     NULL};
+static const char *const in_two_again[] = {"weights=float",     "kv_heads=4",       "groups=4",
+                                           "tensor_parallel=2", "memory=recompute", NULL};
+static const char *const in_four[] = {"weights=float", "kv_heads=4", "groups=4",
+                                      "tensor_parallel=4", NULL};
+static const char *const ternary_whole[] = {"kv_heads=4", "groups=4", NULL};
+static const char *const ternary_parts[] = {"kv_heads=4", "groups=4", "tensor_parallel=4", NULL};
+
+/* Networks in parts, with and without others that have the same part; 5 x 2 rows among three. */
+static void parts_of_a_network_learn_what_the_whole_does(void **state) {
+    (void)state;
+    static const struct {
+        uint32_t size;
+        const char *const *settings;
+    } cases[] = {{2, in_two}, {2, in_two_again}, {4, in_two}, {6, in_two}, {4, in_four}};
+    run one = {.name = "groups", .settings = grouped};
+    must_train(1, &one);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        run many = {.name = "parts", .settings = cases[i].settings};
+        remove_run("parts");
+        must_train(cases[i].size, &many);
+        assert_near(&one, &many, 2e-5);
+    }
+    /* A group a process: the sums of one process in its order, so nothing flips for long. */
+    run whole = {.name = "ternary", .settings = ternary_whole};
+    must_train(1, &whole);
+    run parts = {.name = "ternary_parts", .settings = ternary_parts};
+    must_train(4, &parts);
+    assert_near(&whole, &parts, 0.05);
+    assert_true(fabs(whole.losses[1] - parts.losses[1]) < 1e-6);
+}
+
+/* While quantization comes in, products are of floats, and nothing flips. */
+static void parts_start_from_a_model(void **state) {
+    (void)state;
+    char from[128];
+    const char *const whole[] = {from, "lambda_steps=12", "kv_heads=4", NULL};
+    const char *const parts[] = {from, "lambda_steps=12", "kv_heads=4", "tensor_parallel=2", NULL};
+    run one = {.name = "from_one", .settings = whole};
+    run many = {.name = "from_parts", .settings = parts};
+    snprintf(from, sizeof from, "from=%s/groups", root);
+    must_train(1, &one);
+    must_train(4, &many);
+    assert_near(&one, &many, 2e-4);
+}
+
+/* Checkpoints of parts are those of one process: on from two as one, as six, and as two again. */
+static void runs_in_parts_go_on_in_others(void **state) {
+    (void)state;
+    static const struct {
+        uint32_t size;
+        const char *const *settings;
+    } cases[] = {{1, grouped}, {6, in_two}, {4, in_four}, {2, in_two}};
+    run one = {.name = "groups", .settings = grouped, .resume = true};
+    must_train(1, &one); /* nothing to do */
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        run r = {.name = "moving", .settings = in_two, .stop_after = 7};
+        remove_run("moving");
+        must_train(4, &r);
+        r.stop_after = 0;
+        r.resume = true;
+        r.settings = cases[i].settings;
+        must_train(cases[i].size, &r);
+        assert_near_state("groups", "moving", 2e-4f);
+    }
+}
+
 static void refused(run *r, uint32_t size, bl_status status, const char *words) {
     run_crowd(size, train, r);
     for (uint32_t i = 0; i < size; i++)
@@ -418,6 +569,8 @@ static void one_that_fails_ends_all(void **state) {
     refused(&odd, 3, BL_ERR_NOT_FOUND, "process 1: /nowhere/data.tok");
     run few = {.name = "few", .settings = two_rows};
     refused(&few, 3, BL_ERR_ARGUMENT, "3 processes for the 2 rows");
+    run odd_parts = {.name = "few", .settings = in_two};
+    refused(&odd_parts, 3, BL_ERR_ARGUMENT, "tensor_parallel is 2, expected a divisor");
     run whole = {.name = "whole"};
     refused(&whole, 2, BL_ERR_ARGUMENT, "resume it");
 }
@@ -426,18 +579,22 @@ static void one_that_fails_ends_all(void **state) {
 static void failing_memory_ends_all(void **state) {
     (void)state;
     static const char *const small[] = {"layers=1", "steps=1", NULL};
-    bl_status status = BL_ERR_MEMORY;
-    for (long n = 1; status; n++) {
-        run r = {.name = "memory", .settings = small};
-        remove_run("memory");
-        bl__alloc_fail_at(2 * 7 + n); /* after those of bl__processes_create() */
-        run_crowd(2, train, &r);
-        bl__alloc_fail_at(0);
-        status = r.statuses[0];
-        assert_int_equal(r.statuses[1], status);
-        if (status)
-            assert_int_equal(status, BL_ERR_MEMORY);
-        assert_true(n < 2000);
+    static const char *const parts[] = {"layers=1", "steps=1",           "kv_heads=4",
+                                        "groups=4", "tensor_parallel=2", NULL};
+    for (int in_parts = 0; in_parts < 2; in_parts++) {
+        bl_status status = BL_ERR_MEMORY;
+        for (long n = 1; status; n++) {
+            run r = {.name = "memory", .settings = in_parts ? parts : small};
+            remove_run("memory");
+            bl__alloc_fail_at(2 * 8 + n); /* after those of bl__processes_create() */
+            run_crowd(2, train, &r);
+            bl__alloc_fail_at(0);
+            status = r.statuses[0];
+            assert_int_equal(r.statuses[1], status);
+            if (status)
+                assert_int_equal(status, BL_ERR_MEMORY);
+            assert_true(n < 2000);
+        }
     }
 }
 
@@ -462,9 +619,13 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(shares_cover_everything_once),
         cmocka_unit_test(sums_are_taken_in_the_order_of_processes),
+        cmocka_unit_test(groups_sum_among_themselves),
         cmocka_unit_test(all_fail_with_the_first_that_does),
         cmocka_unit_test(several_processes_learn_what_one_does),
         cmocka_unit_test(runs_go_on_in_as_many_processes_or_others),
+        cmocka_unit_test(parts_of_a_network_learn_what_the_whole_does),
+        cmocka_unit_test(parts_start_from_a_model),
+        cmocka_unit_test(runs_in_parts_go_on_in_others),
         cmocka_unit_test(one_that_fails_ends_all),
         cmocka_unit_test(failing_memory_ends_all),
     };
