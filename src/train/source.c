@@ -244,6 +244,10 @@ static bl_status open_gguf(bl__source *s, bl_error *err) {
                           "RoPE of %u elements of heads of %u, positions over %g: the trainer's "
                           "network rotates whole heads by whole positions",
                           h.n_rot, h.head_dim, (double)h.rope_factor);
+    else if (h.n_groups > 1)
+        status = bl__fail(err, BL_ERR_UNSUPPORTED,
+                          "linears in %u groups; expected the run that the model comes from",
+                          h.n_groups);
     const shape sizes = {.layers = h.n_layers,
                          .dim = h.dim,
                          .ffn_dim = h.ffn_dim,

@@ -379,7 +379,7 @@ static double loss_of_start(const char *const *settings) {
     setup s;
     bl__trainer *t = NULL;
     bl_error err = {0};
-    double loss;
+    double loss = NAN;
     remove_tree(in_root("start"));
     make_setup(&s, "start", &w, settings);
     if (bl__trainer_open(&s.params, NULL, &t, &err) != BL_OK ||
@@ -510,6 +510,8 @@ static void models_of_another_kind_are_refused(void **state) {
     const char *const relu2[] = {from, "activation=relu2", NULL};
     refused("c", relu2, false, BL_ERR_ARGUMENT, "activation silu, expected relu2");
     refused("c", settings, false, BL_ERR_UNSUPPORTED, "ternary already");
+    snprintf(from, sizeof from, "from=%s", in_root("groups_float.gguf"));
+    refused("d", settings, false, BL_ERR_UNSUPPORTED, "linears in 2 groups");
     snprintf(from, sizeof from, "from=%s", in_root("silu-hf"));
     refused("d", settings, false, BL_ERR_UNSUPPORTED, "packed ternary");
     snprintf(from, sizeof from, "from=%s", in_root("llama_floats"));
