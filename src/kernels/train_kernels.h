@@ -5,8 +5,9 @@
  *   - A float32 product adds its terms to each element of C one after the other, in the order of
  *     k, by fused multiply-adds: the same bits on every machine, however k is cut.
  *   - A bfloat16 product rounds its operands to bfloat16 (half to even) while packing and adds in
- *     float32, two terms at a time. A processor may round differently inside a pair and may take
- *     subnormals for zero; |error| <= 2^-22 * sum |a b| per pair added.
+ *     float32, two terms at a time; what C holds is added first or last. A processor may round
+ *     differently inside a pair and may take subnormals for zero; |error| <= 2^-22 * sum |a b| per
+ *     pair added.
  *   - The loops are the same plain C compiled for each level, without contraction: the same bits.
  */
 #ifndef BL_KERNELS_TRAIN_KERNELS_H

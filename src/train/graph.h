@@ -18,6 +18,8 @@ enum {
     HEAD_TOKENS = 32,    /* of the head's, whose rows are as wide as the vocabulary */
     ROW_CHUNK = 64,      /* rows of weights quantized at a time: whole tiles and panels */
     SLICE_TOKENS = 2048, /* tokens in a slice, at least a row */
+    TOKEN_PAD = 64,      /* more in panels over tokens: not a power of two apart, so that what a
+                          * product reads at a time does not meet in a few sets of a cache */
     GROUP_PANELS = 4,    /* of rows of a gradient that share what they read of the inputs */
     PARTS_PER_THREAD = 4 /* leaves threads that are free something to take */
 };
@@ -180,7 +182,7 @@ static inline size_t forward_panel_bytes(const slice *s, const linear *l) {
 }
 /* Panels over the tokens of a slice are this far apart, however many tokens it has. */
 static inline size_t token_panel(const bl__network *net) {
-    return panel_bytes(net->gemm, net->slice_tokens);
+    return panel_bytes(net->gemm, net->slice_tokens + TOKEN_PAD);
 }
 /* Where the tokens from t on begin in such panels; t is a multiple of group. */
 static inline void *at_token(const bl__network *net, void *panels, size_t t) {
@@ -193,6 +195,10 @@ static inline size_t first_seen(const slice *s, size_t t) {
 /* Bytes of panels over the tokens of a slice, of n columns. */
 static inline size_t token_panels(const bl__network *net, size_t n) {
     return ceil_div(n, net->gemm->panel) * token_panel(net);
+}
+/* The same over the tokens of a chunk of the head's. */
+static inline size_t chunk_panel(const bl__network *net) {
+    return panel_bytes(net->gemm, net->chunk_tokens + TOKEN_PAD);
 }
 bl__param *bl__layer_param(const bl__network *net, size_t index, size_t which);
 

@@ -38,8 +38,8 @@ void bl__multiply_panels(const bl__gemm *gemm, const void *out, size_t out_strid
                          size_t in_stride, size_t n_tokens, float *c, size_t ldc, size_t m,
                          size_t cols) {
     size_t units = units_of(gemm, n_tokens), unit = gemm->panel * 4;
-    for (size_t at = 0; at < units; at += UNIT_BLOCK / 2) {
-        size_t n_units = bl__min_size(UNIT_BLOCK / 2, units - at);
+    for (size_t at = 0; at < units; at += UNIT_BLOCK) {
+        size_t n_units = bl__min_size(UNIT_BLOCK, units - at);
         const char *a = (const char *)out + at * unit;
         for (size_t i = 0; i < m; i += gemm->panel, a += out_stride) {
             const char *b = (const char *)in + at * unit;

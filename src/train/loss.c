@@ -36,8 +36,7 @@ static void take_input(const head_block *b, float *rstd) {
     }
     if (b->s->backward)
         gemm->pack_panels(b->w->a, dim, b->n, dim, NULL,
-                          at_token(net, net->head_input, b->t - b->s->chunk),
-                          panel_bytes(gemm, net->chunk_tokens));
+                          at_token(net, net->head_input, b->t - b->s->chunk), chunk_panel(net));
 }
 
 /* The token's loss. Its logits become their gradients but for the factor, which packing applies. */
@@ -62,8 +61,7 @@ static void backward(const head_block *b, const float *rstd, const float *factor
     size_t dim = net->config.dim, vocab = net->config.vocab;
     size_t row_bytes = units_of(gemm, vocab) * 4;
     gemm->pack_panels(w->logits, vocab, b->n, vocab, factors,
-                      at_token(net, net->head_output, b->t - b->s->chunk),
-                      panel_bytes(gemm, net->chunk_tokens));
+                      at_token(net, net->head_output, b->t - b->s->chunk), chunk_panel(net));
     for (size_t i = 0; i < b->n; i++)
         gemm->pack_row(w->logits + i * vocab, vocab, factors[i],
                        (char *)w->logit_rows + i * row_bytes);
@@ -113,7 +111,7 @@ static void head_gradient_part(void *context, size_t part, size_t n_parts) {
     const bl__network *net = s->net;
     const bl__gemm *gemm = net->gemm;
     size_t dim = net->config.dim, vocab = net->config.vocab, panel = gemm->panel;
-    size_t n = ceil_div(vocab, panel), bytes = panel_bytes(gemm, net->chunk_tokens);
+    size_t n = ceil_div(vocab, panel), bytes = chunk_panel(net);
     size_t end = n * (part + 1) / n_parts;
     for (size_t p = n * part / n_parts, here; p < end; p += here) {
         here = bl__min_size(GROUP_PANELS, end - p);

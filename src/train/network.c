@@ -166,7 +166,7 @@ static void layout_activations(bl__network *net, bl__arena *arena, layer *l) {
     size_t n = net->slice_tokens;
     for (size_t i = 0; i < N_INPUTS; i++) {
         input *in = &l->inputs[i];
-        in->panels = take_panels(net, arena, in->groups, n, in->cols / in->groups);
+        in->panels = take_panels(net, arena, in->groups, n + TOKEN_PAD, in->cols / in->groups);
         in->rstd = take_floats(arena, in->norm_groups, n);
         in->steps = is_quantized(net) ? take_floats(arena, in->groups, n) : NULL;
     }
@@ -268,13 +268,13 @@ static void layout_slice(bl__network *net, bl__arena *arena) {
     net->output_dots = take_floats(arena, n, c->n_heads);
     for (size_t i = 0; i < N_LINEARS; i++) {
         const linear *l = &net->layers[0].linears[i];
-        net->outputs[i] = take_panels(net, arena, l->col_groups, n, l->rows);
+        net->outputs[i] = take_panels(net, arena, l->col_groups, n + TOKEN_PAD, l->rows);
         n_chunks += c->n_layers * ceil_div(l->rows, ROW_CHUNK);
     }
     for (size_t i = 0; i < N_INPUTS; i++)
         net->partial[i] = take_floats(arena, n_blocks, net->layers[0].inputs[i].cols);
-    net->head_input = take_panels(net, arena, 1, net->chunk_tokens, c->dim);
-    net->head_output = take_panels(net, arena, 1, net->chunk_tokens, c->vocab);
+    net->head_input = take_panels(net, arena, 1, net->chunk_tokens + TOKEN_PAD, c->dim);
+    net->head_output = take_panels(net, arena, 1, net->chunk_tokens + TOKEN_PAD, c->vocab);
     net->final_partial = take_floats(arena, n_head_blocks, c->dim);
     net->losses = bl__arena_alloc(arena, n_head_blocks, sizeof *net->losses);
     net->flips = bl__arena_alloc(arena, n_chunks, sizeof *net->flips);

@@ -1,6 +1,7 @@
 /* Checks the trainer's network: finite differences of every gradient, the same bits on any number
  * of threads, bfloat16 beside float32, no allocation in a step, failing memory, refused sizes.
- * `unit_network --bench [THREADS [STEPS]]` measures full steps and says where the time goes. */
+ * `unit_network --bench [THREADS [STEPS [novels-3m|25m|gpt2]]]` measures full steps and says where
+ * the time goes. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -611,26 +612,13 @@ static void print_profile(const bl__network *net, const double *before, double t
            "everything else", 100 * rest / total);
 }
 
-static void bench_size(const char *name, uint32_t layers, uint32_t dim, uint32_t ffn,
-                       bool recompute, uint32_t n_threads, int steps) {
-    enum { BATCH = 16, LENGTH = 256 };
-    bl__network_config config = {.n_layers = layers,
-                                 .dim = dim,
-                                 .ffn_dim = ffn,
-                                 .n_heads = 8,
-                                 .n_kv_heads = 4,
-                                 .head_dim = dim / 8,
-                                 .vocab = 4096,
-                                 .context = LENGTH,
-                                 .rope_base = 10000.0f,
-                                 .norm_eps = 1e-5f,
-                                 .weights = BL_WEIGHTS_TERNARY,
-                                 .relu2 = true,
-                                 .sub_norms = true,
-                                 .recompute = recompute};
+/* Times steps of `rows` rows of context tokens. */
+static void bench_network(const char *name, const bl__network_config *config, uint32_t rows,
+                          uint32_t n_threads, int steps) {
+    const uint32_t length = config->context;
     bl__pool *pool = NULL;
     assert_int_equal(bl__pool_create(n_threads, false, &pool, NULL), BL_OK);
-    bl__network *net = make_network(&config, BATCH, LENGTH, pool);
+    bl__network *net = make_network(config, rows, length, pool);
     size_t n, weights = 0;
     bl__param *params = bl__network_params(net, &n);
     for (size_t i = 0; i < n; i++)
@@ -638,7 +626,7 @@ static void bench_size(const char *name, uint32_t layers, uint32_t dim, uint32_t
     bl__optimizer *optimizer = NULL;
     bl__optimizer_config adamw = {0.9, 0.95, 1e-8, NULL, NULL};
     assert_int_equal(bl__optimizer_create(&adamw, params, n, pool, &optimizer, NULL), BL_OK);
-    fill_ids((size_t)BATCH * LENGTH, config.vocab, 3);
+    fill_ids((size_t)rows * length, config->vocab, 3);
     double best = 1e9, best_cpu = 1e9, start = 0, in_optimizer = 0, before[BL_PHASES];
     for (int i = -1; i < steps; i++) { /* the first step touches the memory and does not count */
         double t = now(), cpu = seconds_of(CLOCK_PROCESS_CPUTIME_ID);
@@ -650,7 +638,7 @@ static void bench_size(const char *name, uint32_t layers, uint32_t dim, uint32_t
                 before[p] = bl__network_seconds(net, (bl__phase)p);
         }
         bl__network_quantize(net);
-        bl__network_step(net, inputs, targets, BATCH, LENGTH, true, 1.0f, NULL);
+        bl__network_step(net, inputs, targets, rows, length, true, 1.0f, NULL);
         double u = now();
         bl__optimizer_step(optimizer, 1e-3, 0.1, 1.0);
         in_optimizer += now() - u;
@@ -659,9 +647,10 @@ static void bench_size(const char *name, uint32_t layers, uint32_t dim, uint32_t
         cpu = seconds_of(CLOCK_PROCESS_CPUTIME_ID) - cpu;
         best_cpu = cpu < best_cpu ? cpu : best_cpu;
     }
-    double total = now() - start, tokens = (double)BATCH * LENGTH;
+    double total = now() - start, tokens = (double)rows * length;
     /* 6 operations a weight and token, 12 a key seen, dimension and layer */
-    double work = tokens * (6.0 * (double)weights + 12.0 * layers * dim * (LENGTH + 1) / 2.0);
+    double attention = 6.0 * config->n_layers * config->n_heads * config->head_dim * (length + 1);
+    double work = tokens * (6.0 * (double)weights + attention);
     printf("%s: %.2f M parameters, %s, %u threads, %.0f MB: best %.0f tokens/s (%.0f GFLOP/s), "
            "mean %.0f, best %.0f a second of processor time\n",
            name, (double)weights * 1e-6, bl__network_compute(net), n_threads,
@@ -673,15 +662,67 @@ static void bench_size(const char *name, uint32_t layers, uint32_t dim, uint32_t
     bl__pool_free(pool);
 }
 
-static void bench(uint32_t n_threads, int steps) {
-    bench_size("novels-3m", 4, 256, 512, false, n_threads, steps);
-    bench_size("25m", 8, 512, 1536, false, n_threads, steps / 4 + 1);
-    bench_size("25m, recomputing", 8, 512, 1536, true, n_threads, steps / 4 + 1);
+/* The sizes of bench/train_vs_torch.py; `only` (NULL: all) names one. */
+static void bench_quantized(const char *only, uint32_t n_threads, int steps) {
+    static const struct {
+        const char *name;
+        uint32_t layers, dim, ffn;
+        int fewer_steps;
+        bool recompute;
+    } sizes[] = {{"novels-3m", 4, 256, 512, 1, false},
+                 {"25m", 8, 512, 1536, 4, false},
+                 {"25m, recomputing", 8, 512, 1536, 4, true}};
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        bl__network_config config = {.n_layers = sizes[i].layers,
+                                     .dim = sizes[i].dim,
+                                     .ffn_dim = sizes[i].ffn,
+                                     .n_heads = 8,
+                                     .n_kv_heads = 4,
+                                     .head_dim = sizes[i].dim / 8,
+                                     .vocab = 4096,
+                                     .context = 256,
+                                     .rope_base = 10000.0f,
+                                     .norm_eps = 1e-5f,
+                                     .weights = BL_WEIGHTS_TERNARY,
+                                     .relu2 = true,
+                                     .sub_norms = true,
+                                     .recompute = sizes[i].recompute};
+        if (!only || strcmp(only, sizes[i].name) == 0)
+            bench_network(sizes[i].name, &config, 16, n_threads,
+                          (steps - 1) / sizes[i].fewer_steps + 1);
+    }
+}
+
+/* GPT-2's smallest shape in floats, for bench/train_vs_llmc.py: 124 M parameters; three matrices
+ * of 2048 in the FFN, gated, have the weights of GPT-2's two of 3072. */
+static void bench_gpt2(uint32_t n_threads, int steps) {
+    bl__network_config config = {.n_layers = 12,
+                                 .dim = 768,
+                                 .ffn_dim = 2048,
+                                 .n_heads = 12,
+                                 .n_kv_heads = 12,
+                                 .head_dim = 64,
+                                 .vocab = 50257,
+                                 .context = 64,
+                                 .rope_base = 10000.0f,
+                                 .norm_eps = 1e-5f,
+                                 .weights = BL_WEIGHTS_FLOAT,
+                                 .precision = BL_PRECISION_FLOAT32};
+    bench_network("gpt2-float32", &config, 4, n_threads, steps);
+    config.precision = BL_PRECISION_AUTO;
+    bench_network("gpt2-fastest", &config, 4, n_threads, steps);
+}
+
+static void bench(const char *only, uint32_t n_threads, int steps) {
+    if (only && strcmp(only, "gpt2") == 0)
+        bench_gpt2(n_threads, steps);
+    else
+        bench_quantized(only, n_threads, steps);
 }
 
 int main(int argc, char **argv) {
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
-        bench(argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 2,
+        bench(argc > 4 ? argv[4] : NULL, argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 2,
               argc > 3 ? (int)strtol(argv[3], NULL, 10) : 20);
         return 0;
     }

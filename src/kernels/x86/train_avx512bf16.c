@@ -7,7 +7,8 @@
 enum { PANEL = 32, MAX_ROWS = 8 };
 PACKERS(BF16, bf16, PANEL)
 
-/* m rows (a constant after inlining) x one panel. */
+/* m rows (a constant after inlining) x one panel. What C holds is added at the end: its lines come
+ * while the products are computed. */
 static inline __attribute__((always_inline)) void tile(const char *a, size_t a_row, size_t a_unit,
                                                        const char *b, size_t n_units, float *c,
                                                        size_t ldc, size_t m, __mmask32 exists,
@@ -17,8 +18,11 @@ static inline __attribute__((always_inline)) void tile(const char *a, size_t a_r
 #pragma GCC unroll 8
     for (size_t i = 0; i < m; i++)
         for (size_t h = 0; h < 2; h++)
-            sum[i][h] = accumulate ? _mm512_maskz_loadu_ps(mask[h], c + i * ldc + 16 * h)
-                                   : _mm512_setzero_ps();
+            sum[i][h] = _mm512_setzero_ps();
+#pragma GCC unroll 8
+    for (size_t i = 0; i < m; i++)
+        for (size_t h = 0; h < 2; h++)
+            __builtin_prefetch(c + i * ldc + 16 * h, 1);
     for (size_t g = 0; g < n_units; g++, b += PANEL * 4, a += a_unit) {
         __m512bh b0 = (__m512bh)_mm512_loadu_si512(b), b1 = (__m512bh)_mm512_loadu_si512(b + 64);
 #pragma GCC unroll 8
@@ -32,8 +36,12 @@ static inline __attribute__((always_inline)) void tile(const char *a, size_t a_r
     }
 #pragma GCC unroll 8
     for (size_t i = 0; i < m; i++)
-        for (size_t h = 0; h < 2; h++)
-            _mm512_mask_storeu_ps(c + i * ldc + 16 * h, mask[h], sum[i][h]);
+        for (size_t h = 0; h < 2; h++) {
+            float *to = c + i * ldc + 16 * h;
+            if (accumulate)
+                sum[i][h] = _mm512_add_ps(sum[i][h], _mm512_maskz_loadu_ps(mask[h], to));
+            _mm512_mask_storeu_ps(to, mask[h], sum[i][h]);
+        }
 }
 
 static void multiply_bf16(const void *a, size_t a_row, size_t a_unit, const void *b, size_t n_units,

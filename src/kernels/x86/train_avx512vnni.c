@@ -19,6 +19,10 @@ static inline __attribute__((always_inline)) void tile(const char *a, size_t a_r
         for (size_t h = 0; h < 2; h++)
             sum[i][h] = accumulate ? _mm512_maskz_loadu_ps(mask[h], c + i * ldc + 16 * h)
                                    : _mm512_setzero_ps();
+#pragma GCC unroll 8
+    for (size_t i = 0; i < m; i++) /* the next rows' lines come while these are computed */
+        for (size_t h = 0; h < 2; h++)
+            __builtin_prefetch(c + (m + i) * ldc + 16 * h, 1);
     for (size_t g = 0; g < n_units; g++, b += PANEL, a += a_unit) {
         __m512 b0 = _mm512_loadu_ps(b), b1 = _mm512_loadu_ps(b + 16);
 #pragma GCC unroll 8
