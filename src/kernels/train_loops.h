@@ -79,20 +79,22 @@ static inline void pack_unit_row(int kind, size_t panel, const float *first, flo
         to[j] = 0;
 }
 
+/* A panel at a time: what is written lies together, what is read comes from near caches. */
 static inline void pack_panels(int kind, size_t panel, const float *b, size_t ldb, size_t k,
                                size_t n, const float *scale, void *out, size_t panel_bytes) {
     size_t group = kind == BF16 ? 2 : 1;
-    for (size_t i = 0, g = 0; i < k; i += group, g++) {
-        /* a row that is not there is the first one times 0; NaN there is NaN here already */
-        bool pair = kind == BF16 && i + 1 < k;
-        const float *first = b + i * ldb, *second = pair ? first + ldb : first;
-        float f = scale ? scale[i] : 1.0f, s = pair ? (scale ? scale[i + 1] : 1.0f) : 0.0f;
-        char *to = (char *)out + g * panel * 4;
-        size_t j = 0;
-        for (; j + panel <= n; j += panel, to += panel_bytes)
-            pack_unit_row(kind, panel, first + j, f, second + j, s, panel, (uint32_t *)(void *)to);
-        if (j < n)
-            pack_unit_row(kind, panel, first + j, f, second + j, s, n - j, (uint32_t *)(void *)to);
+    for (size_t j = 0; j < n; j += panel, out = (char *)out + panel_bytes) {
+        uint32_t *to = out;
+        for (size_t i = 0; i < k; i += group, to += panel) {
+            /* a row that is not there is the first one times 0; NaN there is NaN here already */
+            bool pair = kind == BF16 && i + 1 < k;
+            const float *first = b + i * ldb + j, *second = pair ? first + ldb : first;
+            float f = scale ? scale[i] : 1.0f, s = pair ? (scale ? scale[i + 1] : 1.0f) : 0.0f;
+            if (n - j >= panel)
+                pack_unit_row(kind, panel, first, f, second, s, panel, to);
+            else
+                pack_unit_row(kind, panel, first, f, second, s, n - j, to);
+        }
     }
 }
 
@@ -109,17 +111,16 @@ static inline void pack_unit_row_i8(int kind, size_t panel, const int8_t *first,
 static inline void pack_panels_i8(int kind, size_t panel, const int8_t *b, size_t ldb, size_t k,
                                   size_t n, void *out, size_t panel_bytes) {
     size_t group = kind == BF16 ? 2 : 1;
-    for (size_t i = 0, g = 0; i < k; i += group, g++) {
-        bool pair = kind == BF16 && i + 1 < k;
-        const int8_t *first = b + i * ldb, *second = pair ? first + ldb : first;
-        char *to = (char *)out + g * panel * 4;
-        size_t j = 0;
-        for (; j + panel <= n; j += panel, to += panel_bytes)
-            pack_unit_row_i8(kind, panel, first + j, second + j, pair ? 1.0f : 0.0f, panel,
-                             (uint32_t *)(void *)to);
-        if (j < n)
-            pack_unit_row_i8(kind, panel, first + j, second + j, pair ? 1.0f : 0.0f, n - j,
-                             (uint32_t *)(void *)to);
+    for (size_t j = 0; j < n; j += panel, out = (char *)out + panel_bytes) {
+        uint32_t *to = out;
+        for (size_t i = 0; i < k; i += group, to += panel) {
+            bool pair = kind == BF16 && i + 1 < k;
+            const int8_t *first = b + i * ldb + j, *second = pair ? first + ldb : first;
+            if (n - j >= panel)
+                pack_unit_row_i8(kind, panel, first, second, pair ? 1.0f : 0.0f, panel, to);
+            else
+                pack_unit_row_i8(kind, panel, first, second, pair ? 1.0f : 0.0f, n - j, to);
+        }
     }
 }
 

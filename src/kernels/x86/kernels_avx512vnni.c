@@ -100,9 +100,13 @@ static void ternary_gemm(const uint8_t *tiles, size_t rows, size_t cols, size_t 
         if (n_tokens >= 8 && tile + 1 < first_tile + n_tiles)
             for (n_here = 2; t + 8 <= n_tokens; t += 8) {
                 __m512i dots[2][8];
+                float *to = out + t * out_stride + row;
+                for (size_t i = 0; i < 8; i++) { /* lines that come while the dots are taken */
+                    __builtin_prefetch(to + i * out_stride, 1);
+                    __builtin_prefetch(to + i * out_stride + BL_T2_ROWS, 1);
+                }
                 two_tiles_dots(blocks, blocks + stride, n_blocks, x->q + t * x->stride, x->stride,
                                dots);
-                float *to = out + t * out_stride + row;
                 write_dots(dots[0], 8, scales, left, x->sum + t, x->step + t, to, out_stride);
                 write_dots(dots[1], 8, scales + stride, left - BL_T2_ROWS, x->sum + t, x->step + t,
                            to + BL_T2_ROWS, out_stride);
