@@ -70,7 +70,7 @@ typedef struct bl__train_kernels {
     double (*sum_squares)(const float *x, size_t n);
     /* sum a[n] b[n], in lanes. */
     float (*dot)(const float *a, const float *b, size_t n);
-    /* out[n] = exp(x * scale - minus); returns their sum, in lanes. */
+    /* out[n] = exp(x * scale - minus), of values up to 88; returns their sum, in lanes. */
     float (*exp_scaled)(const float *x, size_t n, float scale, float minus, float *out);
     /* ds[n] = p * (dp - d) * scale, into dp. */
     void (*softmax_backward)(const float *p, float *dp, size_t n, float d, float scale);
