@@ -262,6 +262,12 @@ static bl_status write_weights(const export *e) {
 
 /* ---- configuration ---- */
 
+/* null where there is none: transformers would take the ids of its default model. */
+static void set_ends(const export *e, json_t *c) {
+    json_object_set_new(c, "bos_token_id", e->bos >= 0 ? json_integer(e->bos) : json_null());
+    json_object_set_new(c, "eos_token_id", e->eos >= 0 ? json_integer(e->eos) : json_null());
+}
+
 static bl_status write_config(const export *e) {
     const bl__recipe *r = &e->recipe;
     bool bitnet = r->sub_norms != 0, quantized = r->weights != BL_WEIGHTS_FLOAT;
@@ -275,10 +281,7 @@ static bl_status write_config(const export *e) {
         r->activation == 1 ? "relu2" : "silu", "max_position_embeddings", (json_int_t)r->context,
         "rms_norm_eps", r->norm_eps, "rope_theta", r->rope_base, "tie_word_embeddings", 1,
         "attention_bias", 0, "torch_dtype", quantized && !e->masters ? "bfloat16" : "float32");
-    if (c && e->bos >= 0)
-        json_object_set_new(c, "bos_token_id", json_integer(e->bos));
-    if (c && e->eos >= 0)
-        json_object_set_new(c, "eos_token_id", json_integer(e->eos));
+    set_ends(e, c);
     if (c && quantized)
         json_object_set_new(c, "quantization_config",
                             json_pack("{s:s, s:s, s:s, s:[s]}", "quant_method", "bitnet",
@@ -290,10 +293,7 @@ static bl_status write_config(const export *e) {
 
 static bl_status write_generation(const export *e) {
     json_t *c = json_object();
-    if (c && e->bos >= 0)
-        json_object_set_new(c, "bos_token_id", json_integer(e->bos));
-    if (c && e->eos >= 0)
-        json_object_set_new(c, "eos_token_id", json_integer(e->eos));
+    set_ends(e, c);
     return write_json(e, "generation_config.json", c);
 }
 
