@@ -117,6 +117,18 @@ cmp groups.txt again.txt || fail "converted, the model in groups writes another 
 "$program" convert groups.gguf -o not.gguf --type f32 -q 2>err && fail "groups became f32"
 grep -qF "2 groups" err || fail "groups to f32: said $(cat err)"
 
+# A SentencePiece-style vocabulary goes into the file with its scores, and gives the same ids there.
+mkdir pieces
+"$program" tokenizer train --kind sentencepiece --vocab 400 -o pieces/tokenizer.json -q text.txt
+"$program" data build -m pieces -o pieces.bin --valid 0.05 -q text.txt
+"$program" train recipe.json --data pieces.bin --tokenizer pieces --steps 2 -o pieces.run --export pieces.gguf -q
+"$program" inspect pieces.gguf >inspected
+grep -q 'tokenizer.ggml.model *"llama"' inspected && grep -q 'tokenizer.ggml.scores *[0-9]* x f32' inspected ||
+    fail "pieces.gguf: $(grep tokenizer inspected)"
+for way in pieces pieces.gguf; do "$program" tokenize -m $way --ids --no-bos <text.txt >"ids.$way"; done
+cmp ids.pieces ids.pieces.gguf || fail "tokenizer.json and pieces.gguf give other ids"
+"$program" tokenize -m pieces.gguf --decode <ids.pieces | cmp - text.txt || fail "ids do not decode to their text"
+
 # Ctrl-C leaves a checkpoint; meanwhile nobody else may train there, and later everybody.
 status=0
 "$program" train recipe.json -o stopped --steps 100000 -t 1 -q 2>stopped.log & pid=$!
