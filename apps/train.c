@@ -182,7 +182,7 @@ static bool take_step(void *user, const bl_train_step *s) {
     else if (s->validated && !w->is_quiet)
         note("step %llu  validation %.4f%s  training %.4f%s", (unsigned long long)s->step,
              s->validation, s->validation <= s->best ? " (best)" : "", s->smoothed,
-             s->lambda < 1 ? "  (quantization comes in)" : "");
+             s->lambda < 1 && !(s->validation <= s->best) ? "  (quantization comes in)" : "");
     if (s->sample && !w->is_quiet)
         show_sample(s->sample);
     if (w->is_shown && s->step && now - w->shown_at > 0.2) {

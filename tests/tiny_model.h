@@ -14,6 +14,7 @@ typedef struct tiny_model {
     const char *architecture; /* "bitnet-b1.58", "llama", ... */
     const char *activation;   /* hidden_act, or NULL to leave the key out */
     const char *quantization; /* bitloom.activation_quantization, or NULL */
+    const char *norm;         /* bitloom.norm, or NULL */
     bl__layout layout;        /* of the linears, which hold ternary weights */
     uint32_t dim, ffn_dim, n_layers, n_heads, n_kv_heads, head_dim, vocab, context;
     uint32_t n_groups; /* bitloom.groups; 0: no key, and one group */
@@ -157,6 +158,12 @@ static inline void tiny_model_write(const tiny_model *m, uint64_t seed, const ch
     uint32_t groups = m->wrong_groups ? *m->wrong_groups : m->n_groups;
     if (m->wrong_groups || m->n_groups)
         tiny_check(bl__gguf_set_u32(writer, "bitloom.groups", groups, &err), &err);
+    if (m->norm) {
+        tiny_check(bl__gguf_set_string(writer, "bitloom.norm", m->norm, strlen(m->norm), &err),
+                   &err);
+        snprintf(key, sizeof key, "%s.attention.layer_norm_epsilon", m->architecture);
+        tiny_check(bl__gguf_set_f32(writer, key, 1e-5f, &err), &err);
+    }
     for (size_t i = 0; i < n; i++) {
         uint64_t dims[2] = {tensors[i].cols, tensors[i].rows};
         tiny_check(bl__gguf_add_tensor(writer, tensors[i].name, tensors[i].rows == 1 ? 1 : 2, dims,

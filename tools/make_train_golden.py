@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
 """Writes tests/golden/train_tiny.safetensors: what PyTorch computes for a tiny network with float,
 ternary and binary weights, for tests/golden/test_train_tiny.c; and train_blend.safetensors, the same
-for ternary and binary weights of which quantization has come in by half. Needs torch and safetensors.
+for ternary and binary weights of which quantization has come in by half; and train_layer.safetensors,
+where every norm is a LayerNorm without weights. Needs torch and safetensors.
 
     python3 tools/make_train_golden.py tests/golden/train_tiny.safetensors
     python3 tools/make_train_golden.py tests/golden/train_groups.safetensors 2
     python3 tools/make_train_golden.py tests/golden/train_blend.safetensors 2 half-ternary half-binary
+    python3 tools/make_train_golden.py tests/golden/train_layer.safetensors 1 layer-ternary layer-binary layer-float
 
 The second argument is the number of groups (arXiv 2310.11453, "Model parallelism with Group
 Quantization and Normalization"): of rows of q, k, v, gate, up, and of columns of o, down with their
@@ -22,6 +24,7 @@ from safetensors.torch import save_file
 GROUPS = int(sys.argv[2]) if len(sys.argv) > 2 else 1
 DIM, FFN, LAYERS, HEADS, KV, VOCAB, CONTEXT = 8, 12, 2, 2, GROUPS, 16, 8
 HEAD, ROWS, STEPS, MARGIN = DIM // HEADS, 2, 4, 1.5e-4
+LAYER = any(mode.startswith("layer") for mode in sys.argv[3:])
 margin = 1.0
 
 
@@ -54,7 +57,7 @@ def quantize_weights(w, mode, share):
 
 def linear(x, w, mode):
     share = 0.5 if mode.startswith("half") else 1.0
-    if mode == "float":
+    if mode.endswith("float"):
         return F.linear(x, w)
     return F.linear(quantize_activations(x, share), quantize_weights(w, mode, share))
 
@@ -71,6 +74,8 @@ def by_columns(x, w, mode):
 
 
 def norm(x, w):
+    if LAYER:  # BitNet's norm has no weights
+        return F.layer_norm(x, (x.shape[-1],), eps=1e-5)
     return F.rms_norm(x, (x.shape[-1],), w, 1e-5)
 
 
@@ -137,7 +142,7 @@ def train(init, batches, mode, silu):
         optimizer.zero_grad()
         loss.backward()
         if step == 0:
-            out = {f"{mode}.{k}": v.grad.clone() for k, v in p.items()}
+            out = {f"{mode}.{k}": v.grad.clone() for k, v in p.items() if v.grad is not None}
             out[f"{mode}.logits"] = logits[0].detach().clone()
         norms.append(torch.nn.utils.clip_grad_norm_(p.values(), 1.0).item())
         losses.append(loss.item())

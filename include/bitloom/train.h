@@ -110,6 +110,7 @@ const char *bl_train_mpi(bl_error *reason);
  * recipe's tokenizer. run: a run's directory (its last checkpoint) or a checkpoint file.
  * Quantized weights are packed as transformers packs them for BitNet b1.58 (2 bits, weight_scale
  * multiplies), binary ones too: -1 and +1 are ternary values. The rest becomes bfloat16.
+ * Models with LayerNorms have a class that only bl_convert() knows.
  * Float models, and with `masters` ternary ones, are written in float32; transformers and
  * bl_convert() quantize masters as the trainer does.
  * Errors: those of reading; BL_ERR_UNSUPPORTED for a run whose quantization is still coming in

@@ -256,6 +256,8 @@ static bl_status plan_linear(const planner *p, uint32_t layer, const char *modul
 static bl_status plan_layer_norm(const planner *p, uint32_t layer, const char *module,
                                  const char *name, uint64_t n) {
     char hf_name[MAX_HF_NAME], gguf_name[BL_PLAN_MAX_NAME];
+    if (p->config->architecture == BL_HF_BITNET_V1)
+        return BL_OK; /* without weights */
     snprintf(hf_name, sizeof hf_name, "model.layers.%u.%s.weight", layer, module);
     snprintf(gguf_name, sizeof gguf_name, "blk.%u.%s.weight", layer, name);
     return plan_norm(p, hf_name, gguf_name, n);
@@ -348,7 +350,8 @@ static bl_status make_plan(const planner *p) {
     for (uint32_t i = 0; i < p->config->n_layers; i++)
         if ((status = plan_layer(p, i)))
             return status;
-    if ((status = plan_norm(p, "model.norm.weight", "output_norm.weight", p->config->dim)))
+    if (p->config->architecture != BL_HF_BITNET_V1 &&
+        (status = plan_norm(p, "model.norm.weight", "output_norm.weight", p->config->dim)))
         return status;
     if (!p->config->tied_head && (status = plan_table(p, "lm_head.weight", "output.weight")))
         return status;

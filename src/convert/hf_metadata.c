@@ -1,6 +1,7 @@
 /* Owns the metadata that a Hugging Face checkpoint gets in GGUF. The keys are llama.cpp's
- * (docs/gguf.md, llama-arch.cpp), so that it loads what it knows the types of, and three of ours:
- * <architecture>.hidden_act, bitloom.activation_quantization, bitloom.linear_norm_epsilon. */
+ * (docs/gguf.md, llama-arch.cpp), so that it loads what it knows the types of, and four of ours:
+ * <architecture>.hidden_act, bitloom.activation_quantization, bitloom.linear_norm_epsilon,
+ * bitloom.norm. */
 #include "convert/hf_metadata.h"
 
 #include <math.h>
@@ -90,6 +91,15 @@ static bl_status write_rope(const bl__hf_config *c, bl__gguf_writer *writer, bl_
                             c->rope_factor, err);
 }
 
+static bl_status write_norm(const bl__hf_config *c, bl__gguf_writer *writer, bl_error *err) {
+    char key[MAX_KEY];
+    bool layer = c->architecture == BL_HF_BITNET_V1;
+    make_key(key, bl__hf_gguf_architecture(c),
+             layer ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon");
+    bl_status status = bl__gguf_set_f32(writer, key, c->rms_norm_eps, err);
+    return status || !layer ? status : set_text(writer, "bitloom.norm", "layer", err);
+}
+
 bl_status bl__hf_write_metadata(const bl__hf_config *config, const char *path,
                                 bl__gguf_writer *writer, bl_error *err) {
     const char *architecture = bl__hf_gguf_architecture(config);
@@ -97,9 +107,7 @@ bl_status bl__hf_write_metadata(const bl__hf_config *config, const char *path,
     bl_status status;
     if ((status = write_general(config, path, writer, err)) ||
         (status = write_sizes(config, writer, err)) || (status = write_rope(config, writer, err)) ||
-        (status = bl__gguf_set_f32(writer,
-                                   make_key(key, architecture, "attention.layer_norm_rms_epsilon"),
-                                   config->rms_norm_eps, err)) ||
+        (status = write_norm(config, writer, err)) ||
         (status = set_text(writer, make_key(key, architecture, "hidden_act"),
                            config->activation == BL_HF_SILU ? "silu" : "relu2", err)) ||
         (status = set_text(writer, "bitloom.activation_quantization",

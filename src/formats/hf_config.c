@@ -133,7 +133,8 @@ static bl_status read_architecture(const source *s, bl__hf_config *c) {
         bl__hf_architecture architecture;
     } known[] = {{"LlamaForCausalLM", "llama", BL_HF_LLAMA},
                  {"BitNetForCausalLM", "bitnet", BL_HF_BITNET},
-                 {"BitnetForCausalLM", "bitnet", BL_HF_BITNET_1B}};
+                 {"BitnetForCausalLM", "bitnet", BL_HF_BITNET_1B},
+                 {"BitNetV1ForCausalLM", "bitnet_v1", BL_HF_BITNET_V1}};
     const json_t *list = get(s, "architectures");
     bl_status status = get_text(s, "model_type", &c->model_type);
     if (status)
@@ -155,8 +156,9 @@ static bl_status read_architecture(const source *s, bl__hf_config *c) {
         return BL_OK;
     }
     return unsupported(s, name ? "architectures" : "model_type", name ? name : c->model_type,
-                       name ? "LlamaForCausalLM, BitNetForCausalLM or BitnetForCausalLM"
-                            : "llama or bitnet");
+                       name ? "LlamaForCausalLM, BitNetForCausalLM, BitnetForCausalLM or "
+                              "BitNetV1ForCausalLM"
+                            : "llama, bitnet or bitnet_v1");
 }
 
 static bl_status read_sizes(const source *s, bl__hf_config *c) {
@@ -195,9 +197,10 @@ static bl_status read_graph(const source *s, bl__hf_config *c) {
     const char *activation = bitnet ? "relu2" : "silu";
     const char *torch_dtype = NULL;
     bl_status status;
+    const char *eps = c->architecture == BL_HF_BITNET_V1 ? "layer_norm_eps" : "rms_norm_eps";
     c->rms_norm_eps = c->architecture == BL_HF_LLAMA ? 1e-6f : 1e-5f;
     if ((status = get_text(s, "hidden_act", &activation)) ||
-        (status = get_f32(s, "rms_norm_eps", &c->rms_norm_eps)) ||
+        (status = get_f32(s, eps, &c->rms_norm_eps)) ||
         (status = get_bool(s, "tie_word_embeddings", &c->tied_head)) ||
         (status = get_bool(s, "is_bitnet_config", &c->is_bitnet_config)) ||
         (status = get_text(s, "torch_dtype", &torch_dtype)) ||

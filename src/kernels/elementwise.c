@@ -26,6 +26,28 @@ void bl__rms_norm(const bl__kernels *kernels, const float *x, const float *weigh
             out[i] = x[i] * factor;
 }
 
+void bl__layer_norm(const bl__kernels *kernels, const float *x, float eps, size_t n, float *out,
+                    float stats[2]) {
+    float lanes[BL_LANES] = {0}, squares;
+    size_t i = 0;
+    for (; i + BL_LANES <= n; i += BL_LANES)
+        for (size_t l = 0; l < BL_LANES; l++)
+            lanes[l] += x[i + l];
+    for (size_t l = 0; i < n; i++, l++)
+        lanes[l] += x[i];
+    float mean = fold(lanes) / (float)n;
+    for (i = 0; i < n; i++)
+        out[i] = x[i] - mean;
+    kernels->dot_rows(out, n, 1, n, out, n, 1, &squares, 1);
+    float rstd = 1.0f / sqrtf(squares / (float)n + eps);
+    for (i = 0; i < n; i++)
+        out[i] *= rstd;
+    if (stats) {
+        stats[0] = mean;
+        stats[1] = rstd;
+    }
+}
+
 float bl__exp(float x) {
     return exp_inline(x);
 }

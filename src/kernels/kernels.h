@@ -69,6 +69,10 @@ bool bl__kernels_for(const char *level, bl__kernels *out);
 /* out[n] = x / sqrt(mean(x^2) + eps) * weight; weight may be NULL (ones), out may be x. */
 void bl__rms_norm(const bl__kernels *kernels, const float *x, const float *weight, float eps,
                   size_t n, float *out);
+/* out[n] = (x - mean x) * rstd, rstd = 1 / sqrt(mean((x - mean x)^2) + eps), sums in lanes:
+ * LayerNorm without weights. out may be x; stats gets mean and rstd, unless it is NULL. */
+void bl__layer_norm(const bl__kernels *kernels, const float *x, float eps, size_t n, float *out,
+                    float stats[2]);
 /* scores[n] become probabilities: exp(x - max) / sum, the sum in lanes. n >= 1. */
 void bl__softmax(float *scores, size_t n);
 /* gate[n] = silu(gate) * up, and relu(gate)^2 * up. */

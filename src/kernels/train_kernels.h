@@ -84,6 +84,9 @@ typedef struct bl__train_kernels {
      * dx[n] (+)= its gradient, dw[n] += dy * x * rstd. */
     void (*norm_backward)(const float *dy, const float *x, const float *w, float rstd, size_t n,
                           bool accumulate, float *dx, float *dw);
+    /* With y = (x - mean) * rstd of bl__layer_norm(): dx[n] (+)= its gradient. */
+    void (*layer_norm_backward)(const float *dy, const float *x, float mean, float rstd, size_t n,
+                                bool accumulate, float *dx);
     /* out[n] = act(gate) * up; act = relu^2 or SiLU. */
     void (*relu2_glu)(const float *gate, const float *up, size_t n, float *out);
     void (*silu_glu)(const float *gate, const float *up, size_t n, float *out);

@@ -262,6 +262,32 @@ static void norm_backward_loop(const float *restrict dy, const float *restrict x
         }
 }
 
+/* dx = rstd (dy - mean dy - y mean(dy y)) */
+static void layer_norm_backward_loop(const float *restrict dy, const float *restrict x, float mean,
+                                     float rstd, size_t n, bool accumulate, float *restrict dx) {
+    float lanes[2][BL_LANES];
+    lanes16 sum = {0}, product = {0};
+    size_t i = 0;
+    for (; i + BL_LANES <= n; i += BL_LANES) {
+        sum += LANES(dy + i);
+        product += LANES(dy + i) * (LANES(x + i) - mean);
+    }
+    memcpy(lanes[0], &sum, sizeof sum);
+    memcpy(lanes[1], &product, sizeof product);
+    for (size_t l = 0; i < n; i++, l++) {
+        lanes[0][l] += dy[i];
+        lanes[1][l] += dy[i] * (x[i] - mean);
+    }
+    float shift = fold_lanes(lanes[0]) / (float)n;
+    float slope = fold_lanes(lanes[1]) / (float)n * rstd * rstd * rstd;
+    if (accumulate)
+        for (i = 0; i < n; i++)
+            dx[i] += (dy[i] - shift) * rstd - (x[i] - mean) * slope;
+    else
+        for (i = 0; i < n; i++)
+            dx[i] = (dy[i] - shift) * rstd - (x[i] - mean) * slope;
+}
+
 static void relu2_glu_loop(const float *gate, const float *up, size_t n, float *out) {
     for (size_t i = 0; i < n; i++) {
         float g = gate[i] > 0.0f ? gate[i] : 0.0f;
@@ -388,6 +414,7 @@ static inline void fill_loops(bl__train_kernels *table) {
     table->add = add_loop;
     table->norm_apply = norm_apply_loop;
     table->norm_backward = norm_backward_loop;
+    table->layer_norm_backward = layer_norm_backward_loop;
     table->relu2_glu = relu2_glu_loop;
     table->relu2_glu_backward = relu2_glu_backward_loop;
     table->silu_glu = silu_glu_loop;

@@ -145,6 +145,23 @@ static bool looks_int8(const bl__gguf *gguf) {
            t->layout != BL_LAYOUT_Q2_0;
 }
 
+/* Which norms the graph has, and their eps. */
+static bl_status read_norm(const bl__gguf *gguf, bl__hparams *h, bl_error *err) {
+    bl__string kind = {0};
+    bl_status status = bl__gguf_get_string(gguf, "bitloom.norm", false, &kind, err);
+    if (status)
+        return status;
+    h->layer_norm = kind.data && bl__string_is(kind, "layer");
+    if (kind.data && !h->layer_norm && !bl__string_is(kind, "rms"))
+        return bl__fail(err, BL_ERR_UNSUPPORTED, "bitloom.norm: \"%.*s\", expected rms or layer",
+                        (int)(kind.len < 64 ? kind.len : 64), kind.data);
+    return read_positive(gguf,
+                         key_of(h, h->layer_norm ? "attention.layer_norm_epsilon"
+                                                 : "attention.layer_norm_rms_epsilon")
+                             .text,
+                         true, &h->norm_eps, err);
+}
+
 static bl_status read_graph(const bl__gguf *gguf, const architecture *arch, bl__hparams *h,
                             bl_error *err) {
     bl_status status;
@@ -157,8 +174,7 @@ static bl_status read_graph(const bl__gguf *gguf, const architecture *arch, bl__
     if ((status = bl__gguf_get_string(gguf, key_of(h, "hidden_act").text, false, &act, err)) ||
         (status =
              bl__gguf_get_string(gguf, "bitloom.activation_quantization", false, &quant, err)) ||
-        (status = read_positive(gguf, key_of(h, "attention.layer_norm_rms_epsilon").text, true,
-                                &h->norm_eps, err)) ||
+        (status = read_norm(gguf, h, err)) ||
         (status =
              read_positive(gguf, "bitloom.linear_norm_epsilon", false, &h->linear_norm_eps, err)))
         return status;

@@ -15,9 +15,11 @@ typedef enum bl__activation { BL_ACTIVATION_SILU, BL_ACTIVATION_RELU2 } bl__acti
 typedef struct bl__hparams {
     char architecture[32];
     uint32_t n_layers, dim, ffn_dim, n_heads, n_kv_heads, head_dim, vocab, context_length;
-    float norm_eps;        /* of every RMS norm of the graph */
+    float norm_eps;        /* of every norm of the graph */
     float linear_norm_eps; /* of norms inside linears, where they exist */
     bl__activation activation;
+    bool layer_norm;       /* LayerNorm without weights before every linear and the head, instead of
+                              RMS norms: BitNet, arXiv 2310.11453 */
     bool int8_activations; /* linears quantize their input to int8 per token */
     bool rope_halves;      /* pairs (i, i + n_rot / 2); otherwise (2i, 2i + 1) */
     uint32_t n_rot;        /* elements of a head that rotate, even, <= head_dim */

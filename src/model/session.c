@@ -3,7 +3,8 @@
  *     h   = x + o(attn_sub_norm(attention(rope(q(n1)), rope(k(n1)), v(n1))))   n1 = attn_norm(x)
  *     x'  = h + down(ffn_sub_norm(act(gate(n2)) * up(n2)))                     n2 = ffn_norm(h)
  *
- * (arXiv 2504.12285 with both sub-norms; LLaMA without.) Must not know how products are made. */
+ * (arXiv 2504.12285 with both sub-norms; LLaMA without; BitNet, arXiv 2310.11453, with LayerNorms
+ * in all places.) Must not know how products are made. */
 #include <string.h>
 
 #include "base/alloc.h"
@@ -112,11 +113,20 @@ typedef struct batch {
     float *out;
 } batch;
 
+/* out[n] = norm of x, which out may be. weight: of an RMS norm. */
+static void normalize(const bl_session *s, const float *x, const float *weight, size_t n,
+                      float *out) {
+    const bl__hparams *h = &s->model->hparams;
+    if (h->layer_norm)
+        bl__layer_norm(s->kernels, x, h->norm_eps, n, out, NULL);
+    else
+        bl__rms_norm(s->kernels, x, weight, h->norm_eps, n, out);
+}
+
 static void norm_token(const batch *b, const float *in, float *out) {
     size_t n = b->width / b->n_groups;
     for (size_t at = 0; at < b->width; at += n)
-        bl__rms_norm(b->s->kernels, in + at, b->weight + at, b->s->model->hparams.norm_eps, n,
-                     out + at);
+        normalize(b->s, in + at, b->weight ? b->weight + at : NULL, n, out + at);
 }
 
 static void norm_part(void *context, size_t part, size_t n_parts) {
@@ -137,7 +147,7 @@ static void activate_part(void *context, size_t part, size_t n_parts) {
             bl__relu2_mul(gate, b->in + t * b->width, b->width);
         else
             bl__silu_mul(gate, b->in + t * b->width, b->width);
-        if (b->weight)
+        if (b->weight || h->layer_norm)
             norm_token(b, gate, gate);
     }
 }
@@ -166,7 +176,7 @@ static void attention_block(bl_session *s, size_t i, size_t n_tokens) {
     norm_tokens(s, s->x, layer->attn_norm, n_tokens, h->dim, 1, s->normed);
     products(s, qkv, 3, s->normed, n_tokens);
     bl__attention_run(&s->attention, i, s->n_past, n_tokens, s->q, s->k, s->v, s->attended);
-    if (layer->attn_sub_norm)
+    if (layer->attn_sub_norm || h->layer_norm)
         norm_tokens(s, s->attended, layer->attn_sub_norm, n_tokens,
                     (size_t)h->n_heads * h->head_dim, h->n_groups, s->attended);
     sum_products(s, layer->o, s->attended, n_tokens);

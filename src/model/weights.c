@@ -41,6 +41,16 @@ static bl_status load_vector(const bl_model *model, const char *name, size_t n, 
     return BL_OK;
 }
 
+/* The weights of a norm, which LayerNorms have not. */
+static bl_status load_norm(const bl_model *model, const char *name, size_t n, bool required,
+                           const float **out, bl_error *err) {
+    const bl__gguf_tensor *t = bl__gguf_find_tensor(model->gguf, name);
+    *out = NULL;
+    if (!model->hparams.layer_norm)
+        return load_vector(model, name, n, required, out, err);
+    return t ? bl__fail(err, BL_ERR_UNSUPPORTED, "%s: LayerNorm with weights", name) : BL_OK;
+}
+
 /* One repacking to T2, shared by the parts that do it. */
 typedef struct repack {
     const bl__gguf_tensor *tensor;
@@ -198,7 +208,7 @@ static bl_status load_layer(bl_model *model, size_t i, bl__pool *pool, bl_error 
     for (size_t v = 0; v < sizeof vectors / sizeof vectors[0]; v++) {
         snprintf(name, sizeof name, "blk.%zu.%s.weight", i, vectors[v].name);
         bl_status status =
-            load_vector(model, name, vectors[v].n, vectors[v].required, vectors[v].to, err);
+            load_norm(model, name, vectors[v].n, vectors[v].required, vectors[v].to, err);
         if (status)
             return status;
     }
@@ -231,8 +241,7 @@ bl_status bl__weights_load(bl_model *model, bl__pool *pool, bl_error *err) {
         return status;
     model->head = model->embedding;
     if ((status = load_table(model, "output.weight", false, &model->head, err)) ||
-        (status =
-             load_vector(model, "output_norm.weight", h->dim, true, &model->output_norm, err)) ||
+        (status = load_norm(model, "output_norm.weight", h->dim, true, &model->output_norm, err)) ||
         (status = load_vector(model, "rope_freqs.weight", h->n_rot / 2, false,
                               &model->rope_divisors, err)))
         return status;

@@ -25,22 +25,34 @@ typedef struct block {
  * each token of the block. */
 typedef struct norm_group {
     size_t first, n;
-    float *rstd;
+    float *rstd, *mean; /* mean: of a LayerNorm */
 } norm_group;
 
 static norm_group norm_group_of(const block *b, const input *in, size_t index) {
-    size_t n = in->cols / in->norm_groups;
-    return (norm_group){index * n, n, in->rstd + index * b->net->slice_tokens + b->t};
+    size_t n = in->cols / in->norm_groups, at = index * b->net->slice_tokens + b->t;
+    return (norm_group){index * n, n, in->rstd + at, in->mean ? in->mean + at : NULL};
 }
 
-/* out[n][cols] = norm of x[n][cols], by the operations of bl__rms_norm(); or x itself where there
- * is no norm. */
+static void layer_norm(const block *b, const input *in, norm_group g, const float *x, float *out) {
+    for (size_t i = 0; i < b->n; i++) {
+        float stats[2];
+        size_t at = i * in->cols + g.first;
+        bl__layer_norm(b->net->kernels, x + at, b->net->config.norm_eps, g.n, out + at, stats);
+        g.mean[i] = stats[0];
+        g.rstd[i] = stats[1];
+    }
+}
+
+/* out[n][cols] = norm of x[n][cols], by the operations of bl__rms_norm() or bl__layer_norm(); or x
+ * itself where there is no norm. */
 static const float *normalize(const block *b, input *in, const float *x, float *out) {
-    if (in->norm->rows == 0)
+    if (in->kind == NORM_NONE)
         return x;
     for (size_t index = 0; index < in->norm_groups; index++) {
         norm_group g = norm_group_of(b, in, index);
-        for (size_t i = 0; i < b->n; i++) {
+        if (in->kind == NORM_LAYER)
+            layer_norm(b, in, g, x, out);
+        for (size_t i = 0; in->kind == NORM_RMS && i < b->n; i++) {
             size_t at = i * in->cols + g.first;
             float squares;
             b->net->kernels->dot_rows(x + at, g.n, 1, g.n, x + at, g.n, 1, &squares, 1);
@@ -62,8 +74,12 @@ static void normalize_backward(const block *b, size_t which, const float *dy, co
         norm_group g = norm_group_of(b, in, index);
         for (size_t i = 0; i < b->n; i++) {
             size_t at = i * in->cols + g.first;
-            b->net->loops->norm_backward(dy + at, x + at, in->norm->value + g.first, g.rstd[i], g.n,
-                                         accumulate, dx + at, partial + g.first);
+            if (in->kind == NORM_LAYER)
+                b->net->loops->layer_norm_backward(dy + at, x + at, g.mean[i], g.rstd[i], g.n,
+                                                   accumulate, dx + at);
+            else
+                b->net->loops->norm_backward(dy + at, x + at, in->norm->value + g.first, g.rstd[i],
+                                             g.n, accumulate, dx + at, partial + g.first);
         }
     }
 }

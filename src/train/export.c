@@ -268,19 +268,33 @@ static void set_ends(const export *e, json_t *c) {
     json_object_set_new(c, "eos_token_id", e->eos >= 0 ? json_integer(e->eos) : json_null());
 }
 
+/* transformers knows the first two, and refuses the third by its name: with LayerNorms there is no
+ * class of its own to load. */
+typedef struct model_class {
+    const char *architecture, *model_type, *eps;
+} model_class;
+
+static const model_class *class_of(const bl__recipe *r) {
+    static const model_class llama = {"LlamaForCausalLM", "llama", "rms_norm_eps"},
+                             bitnet = {"BitNetForCausalLM", "bitnet", "rms_norm_eps"},
+                             first = {"BitNetV1ForCausalLM", "bitnet_v1", "layer_norm_eps"};
+    return r->norm == 1 ? &first : r->sub_norms ? &bitnet : &llama;
+}
+
 static bl_status write_config(const export *e) {
     const bl__recipe *r = &e->recipe;
-    bool bitnet = r->sub_norms != 0, quantized = r->weights != BL_WEIGHTS_FLOAT;
+    const model_class *kind = class_of(r);
+    bool quantized = r->weights != BL_WEIGHTS_FLOAT;
     json_t *c = json_pack(
         "{s:[s], s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I, s:f, s:f, s:b, s:b, s:s}",
-        "architectures", bitnet ? "BitNetForCausalLM" : "LlamaForCausalLM", "model_type",
-        bitnet ? "bitnet" : "llama", "vocab_size", (json_int_t)r->vocab, "hidden_size",
-        (json_int_t)r->dim, "intermediate_size", (json_int_t)r->ffn_dim, "num_hidden_layers",
-        (json_int_t)r->layers, "num_attention_heads", (json_int_t)r->heads, "num_key_value_heads",
-        (json_int_t)r->kv_heads, "head_dim", (json_int_t)r->head_dim, "hidden_act",
-        r->activation == 1 ? "relu2" : "silu", "max_position_embeddings", (json_int_t)r->context,
-        "rms_norm_eps", r->norm_eps, "rope_theta", r->rope_base, "tie_word_embeddings", 1,
-        "attention_bias", 0, "torch_dtype", quantized && !e->masters ? "bfloat16" : "float32");
+        "architectures", kind->architecture, "model_type", kind->model_type, "vocab_size",
+        (json_int_t)r->vocab, "hidden_size", (json_int_t)r->dim, "intermediate_size",
+        (json_int_t)r->ffn_dim, "num_hidden_layers", (json_int_t)r->layers, "num_attention_heads",
+        (json_int_t)r->heads, "num_key_value_heads", (json_int_t)r->kv_heads, "head_dim",
+        (json_int_t)r->head_dim, "hidden_act", r->activation == 1 ? "relu2" : "silu",
+        "max_position_embeddings", (json_int_t)r->context, kind->eps, r->norm_eps, "rope_theta",
+        r->rope_base, "tie_word_embeddings", 1, "attention_bias", 0, "torch_dtype",
+        quantized && !e->masters ? "bfloat16" : "float32");
     set_ends(e, c);
     if (c && quantized)
         json_object_set_new(c, "quantization_config",

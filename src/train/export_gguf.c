@@ -88,12 +88,14 @@ static bl_status write_sizes(const gguf_export *e) {
 
 static bl_status write_graph(const gguf_export *e) {
     const bl__recipe *r = &e->trained.recipe;
+    const char *eps =
+        r->norm == 1 ? "attention.layer_norm_epsilon" : "attention.layer_norm_rms_epsilon";
     char key[MAX_KEY];
     bl_status status;
     if ((status = bl__gguf_set_f32(e->writer, make_key(e, "rope.freq_base", key),
                                    (float)r->rope_base, e->err)) ||
-        (status = bl__gguf_set_f32(e->writer, make_key(e, "attention.layer_norm_rms_epsilon", key),
-                                   (float)r->norm_eps, e->err)) ||
+        (status = bl__gguf_set_f32(e->writer, make_key(e, eps, key), (float)r->norm_eps, e->err)) ||
+        (r->norm == 1 && (status = set_text(e, "bitloom.norm", "layer"))) ||
         (status = set_text(e, make_key(e, "hidden_act", key), r->activation ? "relu2" : "silu")) ||
         (status = set_text(e, "bitloom.activation_quantization",
                            is_quantized_model(e) ? "int8_token" : "none")))
@@ -199,7 +201,7 @@ static bl_status visit_pieces(const gguf_export *e,
                 status = visit(e, &t);
             }
         }
-    if (status)
+    if (status || !params[n_params - 1].rows)
         return status;
     t = make_plain(e, &params[n_params - 1], "output_norm.weight");
     return visit(e, &t);

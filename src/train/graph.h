@@ -54,6 +54,8 @@ typedef struct linear {
 enum { LINEAR_Q, LINEAR_K, LINEAR_V, LINEAR_O, LINEAR_GATE, LINEAR_UP, LINEAR_DOWN, N_LINEARS };
 enum { INPUT_ATTN, INPUT_O, INPUT_FFN, INPUT_DOWN, N_INPUTS };
 
+typedef enum norm_kind { NORM_NONE, NORM_RMS, NORM_LAYER } norm_kind;
+
 /* A linear's input as its weight gradient needs it. That of o and down is in groups of columns,
  * each normalized and, where weights are quantized, quantized alone. */
 typedef struct input {
@@ -63,6 +65,8 @@ typedef struct input {
     void *panels; /* panels of X [n_tokens][cols / groups] of each group: int8 values, or floats */
     float *steps; /* float[groups][slice_tokens]: x = step * value; NULL for floats */
     float *rstd;  /* float[norm_groups][slice_tokens]: of the norm before it */
+    float *mean;  /* the same; NULL unless it is a LayerNorm */
+    norm_kind kind;
     const bl__param *norm;
 } input;
 

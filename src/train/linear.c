@@ -247,8 +247,8 @@ static void take_group(const slice *s, scratch *w, input *in, size_t group, cons
         net->kernels->quantize_i8(row, cols, q8.q + i * q8.stride, q8.stride, &q8.step[i],
                                   &q8.sum[i]);
         /* the quantizer takes NaN for a number; a training run must see it */
-        float probe = in->norm->rows ? in->rstd[group * net->slice_tokens + t + i]
-                                     : net->loops->dot(row, row, cols);
+        float probe = in->kind ? in->rstd[group * net->slice_tokens + t + i]
+                               : net->loops->dot(row, row, cols);
         if (!isfinite(probe))
             q8.step[i] = NAN;
     }

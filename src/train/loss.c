@@ -20,17 +20,27 @@ static const bl__param *final_norm(const bl__network *net) {
     return &net->params[net->n_params - 1];
 }
 
-/* Normalizes and packs the block; rstd[n]. */
-static void take_input(const head_block *b, float *rstd) {
+/* By the operations of bl__layer_norm() or bl__rms_norm(). */
+static void normalize(const bl__network *net, const float *x, float *out, float stats[2]) {
+    size_t dim = net->config.dim;
+    float squares;
+    if (net->config.layer_norm) {
+        bl__layer_norm(net->kernels, x, net->config.norm_eps, dim, out, stats);
+        return;
+    }
+    net->kernels->dot_rows(x, dim, 1, dim, x, dim, 1, &squares, 1);
+    stats[1] = 1.0f / sqrtf(squares / (float)dim + net->config.norm_eps);
+    net->loops->norm_apply(x, final_norm(net)->value, stats[1], dim, out);
+}
+
+/* Normalizes and packs the block; stats[n]: mean (of a LayerNorm) and rstd. */
+static void take_input(const head_block *b, float (*stats)[2]) {
     bl__network *net = b->net;
     const bl__gemm *gemm = net->gemm;
     size_t dim = net->config.dim;
     const float *x = net->final + b->t * dim;
     for (size_t i = 0; i < b->n; i++, x += dim) {
-        float squares;
-        net->kernels->dot_rows(x, dim, 1, dim, x, dim, 1, &squares, 1);
-        rstd[i] = 1.0f / sqrtf(squares / (float)dim + net->config.norm_eps);
-        net->loops->norm_apply(x, final_norm(net)->value, rstd[i], dim, b->w->a + i * dim);
+        normalize(net, x, b->w->a + i * dim, stats[i]);
         b->s->gemm->pack_row(b->w->a + i * dim, dim, 1.0f,
                              (char *)b->w->rows + i * units_of(b->s->gemm, dim) * 4);
     }
@@ -54,7 +64,7 @@ static double cross_entropy(const head_block *b, float *logits, int32_t target, 
 }
 
 /* From the gradients of logits to those of the residual stream, and panels for the head's own. */
-static void backward(const head_block *b, const float *rstd, const float *factors) {
+static void backward(const head_block *b, float (*stats)[2], const float *factors) {
     bl__network *net = b->net;
     const bl__gemm *gemm = net->gemm;
     scratch *w = b->w;
@@ -69,18 +79,24 @@ static void backward(const head_block *b, const float *rstd, const float *factor
                       net->head.backward_panel, vocab, dim, w->b, dim, false);
     float *partial = net->final_partial + b->t / HEAD_TOKENS * dim;
     memset(partial, 0, dim * sizeof *partial);
-    for (size_t i = 0; i < b->n; i++)
-        net->loops->norm_backward(w->b + i * dim, net->final + (b->t + i) * dim,
-                                  final_norm(net)->value, rstd[i], dim, false,
-                                  net->gradient + (b->t + i) * dim, partial);
+    for (size_t i = 0; i < b->n; i++) {
+        const float *x = net->final + (b->t + i) * dim;
+        float *dx = net->gradient + (b->t + i) * dim;
+        if (net->config.layer_norm)
+            net->loops->layer_norm_backward(w->b + i * dim, x, stats[i][0], stats[i][1], dim, false,
+                                            dx);
+        else
+            net->loops->norm_backward(w->b + i * dim, x, final_norm(net)->value, stats[i][1], dim,
+                                      false, dx, partial);
+    }
 }
 
 static void run_block(const head_block *b) {
     bl__network *net = b->net;
     size_t vocab = net->config.vocab, dim = net->config.dim, row = b->s->row_tokens;
-    float rstd[HEAD_TOKENS], factors[HEAD_TOKENS];
+    float stats[HEAD_TOKENS][2], factors[HEAD_TOKENS];
     double loss = 0;
-    take_input(b, rstd);
+    take_input(b, stats);
     bl__multiply_rows(b->s->gemm, b->w->rows, units_of(b->s->gemm, dim) * 4, b->n,
                       forward_panels(b->s, &net->head), forward_panel_bytes(b->s, &net->head), dim,
                       vocab, b->w->logits, vocab, false);
@@ -92,7 +108,7 @@ static void run_block(const head_block *b) {
     }
     net->losses[b->t / HEAD_TOKENS] = loss;
     if (b->s->backward)
-        backward(b, rstd, factors);
+        backward(b, stats, factors);
 }
 
 static void head_part(void *context, size_t part, size_t n_parts) {
@@ -135,7 +151,7 @@ double bl__head_run(slice *s) {
     double loss = 0;
     for (size_t i = 0; i < n_blocks; i++)
         loss += net->losses[i];
-    for (size_t i = 0; s->backward && i < n_blocks; i++)
+    for (size_t i = 0; s->backward && final_norm(net)->rows && i < n_blocks; i++)
         net->loops->add(final_norm(net)->grad, net->final_partial + i * net->config.dim,
                         net->config.dim);
     return loss;

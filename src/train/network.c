@@ -107,10 +107,11 @@ static void layout_params(bl__network *net, bl__arena *arena) {
                                                            "mlp.ffn_sub_norm",
                                                            "mlp.down_proj"};
     const bl__network_config *c = &net->config;
-    size_t dim = c->dim, ffn = c->ffn_dim, q = net->q_dim, kv = net->kv_dim, sub = c->sub_norms;
-    const size_t shapes[BL_PARAMS_PER_LAYER][2] = {{1, dim},   {q, dim},   {kv, dim}, {kv, dim},
-                                                   {sub, q},   {dim, q},   {1, dim},  {ffn, dim},
-                                                   {ffn, dim}, {sub, ffn}, {dim, ffn}};
+    size_t dim = c->dim, ffn = c->ffn_dim, q = net->q_dim, kv = net->kv_dim;
+    size_t norm = !c->layer_norm, sub = c->sub_norms && !c->layer_norm;
+    const size_t shapes[BL_PARAMS_PER_LAYER][2] = {{norm, dim}, {q, dim},   {kv, dim},   {kv, dim},
+                                                   {sub, q},    {dim, q},   {norm, dim}, {ffn, dim},
+                                                   {ffn, dim},  {sub, ffn}, {dim, ffn}};
     set_param(net, arena, 0, c->vocab, dim);
     net->params[0].decays = true;
     for (size_t i = 0; i < c->n_layers; i++)
@@ -125,7 +126,7 @@ static void layout_params(bl__network *net, bl__arena *arena) {
                 p->col_groups = c->n_groups;
             place_param(net, p, j);
         }
-    set_param(net, arena, net->n_params - 1, 1, dim);
+    set_param(net, arena, net->n_params - 1, norm, dim);
     snprintf(net->params[0].name, sizeof net->params[0].name, "model.embed_tokens.weight");
     snprintf(net->params[net->n_params - 1].name, sizeof net->params[0].name, "model.norm.weight");
     /* All values in a row, then all gradients: what processes exchange are pieces of rows. */
@@ -168,6 +169,7 @@ static void layout_activations(bl__network *net, bl__arena *arena, layer *l) {
         input *in = &l->inputs[i];
         in->panels = take_panels(net, arena, in->groups, n + TOKEN_PAD, in->cols / in->groups);
         in->rstd = take_floats(arena, in->norm_groups, n);
+        in->mean = in->kind == NORM_LAYER ? take_floats(arena, in->norm_groups, n) : NULL;
         in->steps = is_quantized(net) ? take_floats(arena, in->groups, n) : NULL;
     }
     l->h = take_floats(arena, n, net->config.dim);
@@ -209,6 +211,9 @@ static void layout_layer(bl__network *net, bl__arena *arena, size_t index) {
         in->cols = in->norm->cols;
         in->norm_groups = is_split ? net->config.n_groups : 1;
         in->groups = is_split ? groups : 1;
+        in->kind = is_split && !net->config.sub_norms ? NORM_NONE
+                   : net->config.layer_norm           ? NORM_LAYER
+                                                      : NORM_RMS;
     }
     size_t before = arena->used;
     l->x = take_floats(arena, net->slice_tokens, net->config.dim);

@@ -35,10 +35,11 @@ typedef struct bl__network_config {
     float rope_base, norm_eps;
     bl__weight_mode weights;
     bl__precision precision;
-    bool relu2;     /* else SiLU */
-    bool sub_norms; /* attn_sub_norm and ffn_sub_norm */
-    bool recompute; /* keep only the layers' inputs for the backward pass, which computes the rest
-                       again: the same bits from less memory and more time */
+    bool relu2;      /* else SiLU */
+    bool sub_norms;  /* attn_sub_norm and ffn_sub_norm */
+    bool layer_norm; /* in place of every RMS norm, and without weights: BitNet, arXiv 2310.11453 */
+    bool recompute;  /* keep only the layers' inputs for the backward pass, which computes the rest
+                        again: the same bits from less memory and more time */
     /* Groups of rows of q, k, v, gate and up, and of columns of o and down, that have statistics of
      * their own; so have the parts of the input of o and down, sub-norms included (arXiv
      * 2310.11453, "Model parallelism with Group Quantization and Normalization"). Divides
@@ -52,7 +53,7 @@ typedef struct bl__network_config {
 
 /* The tensors of one layer, in the order they have among the parameters. Parameter 0 is the
  * embedding, 1 + layer * BL_PARAMS_PER_LAYER + one of these a layer's, the last the final norm.
- * Without sub-norms those two have 0 rows. */
+ * Without sub-norms those two have 0 rows, with layer_norm every norm has. */
 enum {
     BL_PARAM_ATTN_NORM,
     BL_PARAM_Q,

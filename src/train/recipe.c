@@ -47,6 +47,7 @@ static const field FIELDS[] = {
     {"context", FIELD_WHOLE, AT(context), 1, 1 << 24, NULL, false},
     {"weights", FIELD_CHOICE, AT(weights), 0, 0, "float ternary binary", true},
     {"activation", FIELD_CHOICE, AT(activation), 0, 0, "silu relu2", true},
+    {"norm", FIELD_CHOICE, AT(norm), 0, 0, "rms layer", true},
     {"sub_norms", FIELD_FLAG, AT(sub_norms), 0, 0, NULL, true},
     {"groups", FIELD_WHOLE, AT(groups), 1, 1 << 16, NULL, true},
     {"precision", FIELD_CHOICE, AT(precision), 0, 0, "auto float32 bf16", false},
@@ -317,6 +318,7 @@ static void apply_recipe(bl__recipe *r) {
     int64_t warmup = first ? 750 : 375, most = r->steps / 10; /* theirs are long runs */
     default_whole(&r->shape, first ? BL_DECAY_LINEAR : BL_DECAY_TWO_STAGE);
     default_whole(&r->weights, first ? BL_WEIGHTS_BINARY : BL_WEIGHTS_TERNARY);
+    default_whole(&r->norm, first);
     default_whole(&r->warmup, warmup < most ? warmup : most);
     most = r->from ? r->steps / 2 : 0;
     default_whole(&r->lambda_steps, FROM_LAMBDA_STEPS < most ? FROM_LAMBDA_STEPS : most);
@@ -380,6 +382,9 @@ static bl_status check_fit(const bl__recipe *r, bl_error *err) {
     if (r->lambda_steps > r->steps)
         return bl__fail(err, BL_ERR_ARGUMENT, "lambda_steps is %lld, more than steps, %lld",
                         (long long)r->lambda_steps, (long long)r->steps);
+    if (r->norm == 1 && !r->sub_norms)
+        return bl__fail(err, BL_ERR_ARGUMENT,
+                        "norm is 'layer' without sub_norms: LayerNorm stands before each linear");
     if (r->activation == 1 && !r->sub_norms)
         return bl__fail(err, BL_ERR_ARGUMENT,
                         "activation is 'relu2' without sub_norms, which no known architecture has; "
@@ -566,6 +571,7 @@ bl__network_config bl__recipe_network(const bl__recipe *r) {
                                 .relu2 = r->activation == 1,
                                 .sub_norms = r->sub_norms != 0,
                                 .recompute = r->memory == 1,
+                                .layer_norm = r->norm == 1,
                                 .n_groups = (uint32_t)r->groups,
                                 .blends = r->lambda_steps > 0};
 }

@@ -21,7 +21,7 @@ typedef struct bl__recipe {
     char *preset;
     int64_t layers, dim, ffn_dim, heads, kv_heads, head_dim, vocab,
         context; /* vocab 0: the data's */
-    int64_t weights, activation, sub_norms, groups, precision, memory;
+    int64_t weights, activation, norm, sub_norms, groups, precision, memory;
     double rope_base, norm_eps, init_std;
     /* the data */
     char *data, *tokenizer, *from; /* from: the model to start from, or NULL */

@@ -199,7 +199,7 @@ static bl_status check_tensors(const bl__source *s, bl_error *err) {
 
 typedef struct shape {
     uint32_t layers, dim, ffn_dim, heads, kv_heads, head_dim, vocab, context;
-    bool relu2, quantized;
+    bool relu2, quantized, layer_norm;
     double rope_base, norm_eps;
 } shape;
 
@@ -207,13 +207,14 @@ static bl_status write_recipe(bl__source *s, const shape *h, bl_error *err) {
     char name[MAX_NAME];
     tensor unused;
     part_name(s, 0, BL_PARAM_ATTN_SUB_NORM, "weight", name);
-    json_t *root = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:b, s:f, s:f}",
+    json_t *root = json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:s, s:b, s:f, s:f}",
                              "layers", (json_int_t)h->layers, "dim", (json_int_t)h->dim, "ffn_dim",
                              (json_int_t)h->ffn_dim, "heads", (json_int_t)h->heads, "kv_heads",
                              (json_int_t)h->kv_heads, "head_dim", (json_int_t)h->head_dim, "vocab",
                              (json_int_t)h->vocab, "context", (json_int_t)h->context, "activation",
-                             h->relu2 ? "relu2" : "silu", "sub_norms", find(s, name, &unused),
-                             "rope_base", h->rope_base, "norm_eps", h->norm_eps);
+                             h->relu2 ? "relu2" : "silu", "norm", h->layer_norm ? "layer" : "rms",
+                             "sub_norms", h->layer_norm || find(s, name, &unused), "rope_base",
+                             h->rope_base, "norm_eps", h->norm_eps);
     bool good = root != NULL;
     if (good && s->has_tokenizer)
         good = json_object_set_new(root, "tokenizer", json_string(s->path)) == 0;
@@ -258,6 +259,7 @@ static bl_status open_gguf(bl__source *s, bl_error *err) {
                          .context = h.context_length,
                          .relu2 = h.activation == BL_ACTIVATION_RELU2,
                          .quantized = h.int8_activations,
+                         .layer_norm = h.layer_norm,
                          .rope_base = (double)h.rope_base,
                          .norm_eps = (double)h.norm_eps};
     if (!status && !(status = check_tensors(s, err)))
@@ -308,6 +310,7 @@ static bl_status open_hf(bl__source *s, bl_error *err) {
                          .relu2 = c->activation == BL_HF_RELU2,
                          .quantized = c->quantized || c->is_bitnet_config ||
                                       c->architecture == BL_HF_BITNET_1B,
+                         .layer_norm = c->architecture == BL_HF_BITNET_V1,
                          .rope_base = (double)c->rope_theta,
                          .norm_eps = (double)c->rms_norm_eps};
     if ((status = has_file(s, "tokenizer.json", &s->has_tokenizer, err)) ||
@@ -485,12 +488,15 @@ static bl_status read_part(const bl__source *s, bl__param *p, size_t layer, size
     char name[MAX_NAME], scale[MAX_NAME];
     tensor t;
     bool is_sub_norm = part == BL_PARAM_ATTN_SUB_NORM || part == BL_PARAM_FFN_SUB_NORM;
+    bool is_missing;
     part_name(s, layer, part, "weight", name);
     part_name(s, layer, part, "scale", scale);
-    if (is_sub_norm && !find(s, name, &t))
-        return BL_OK; /* as it was initialized: ones */
-    if (is_sub_norm && !p->rows)
-        return bl__fail(err, BL_ERR_UNSUPPORTED, "%s: the network is without sub-norms", name);
+    is_missing = !find(s, name, &t);
+    if (is_missing && (is_sub_norm || !p->rows))
+        return BL_OK; /* as it was initialized: ones, or without weights */
+    if (!p->rows)
+        return bl__fail(err, BL_ERR_UNSUPPORTED, "%s: weights of a norm that the network has not",
+                        name);
     return read_tensor(s, name, p->linear ? scale : NULL, part == BL_PARAM_Q || part == BL_PARAM_K,
                        p, err);
 }
@@ -501,7 +507,7 @@ bl_status bl__source_read(const bl__source *s, bl__param *params, size_t n_param
     for (size_t i = 1; i + 1 < n_params && !status; i++)
         status = read_part(s, &params[i], (i - 1) / BL_PARAMS_PER_LAYER,
                            (i - 1) % BL_PARAMS_PER_LAYER, err);
-    if (!status)
+    if (!status && params[n_params - 1].rows)
         status = read_tensor(s, ENDS[1][gguf], NULL, false, &params[n_params - 1], err);
     if (status)
         bl__error_prefix(err, s->path);

@@ -129,6 +129,11 @@ for way in pieces pieces.gguf; do "$program" tokenize -m $way --ids --no-bos <te
 cmp ids.pieces ids.pieces.gguf || fail "tokenizer.json and pieces.gguf give other ids"
 "$program" tokenize -m pieces.gguf --decode <ids.pieces | cmp - text.txt || fail "ids do not decode to their text"
 
+# BitNet as first published: binary weights, a LayerNorm before each linear.
+"$program" train recipe.json -o first --recipe bitnet --steps 60 --export first.gguf -q
+"$program" run -m first.gguf -p 'The queen sold' -n 16 --temp 0 -q >first.txt || fail "first.gguf does not run"
+[[ $(wc -c <first.txt) -gt 16 ]] || fail "the BitNet model wrote: $(cat first.txt)"
+
 # Ctrl-C leaves a checkpoint; meanwhile nobody else may train there, and later everybody.
 status=0
 "$program" train recipe.json -o stopped --steps 100000 -t 1 -q 2>stopped.log & pid=$!

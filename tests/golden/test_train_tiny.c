@@ -26,7 +26,7 @@ static const float *mode_floats(const bl__tensor_set *set, const char *mode, con
 }
 
 static bl__network *make_network(const bl__tensor_set *set, bl__weight_mode weights,
-                                 uint32_t n_groups, float lambda) {
+                                 uint32_t n_groups, float lambda, bool layer_norm) {
     bl__network_config config = {.n_layers = 2,
                                  .dim = 8,
                                  .ffn_dim = 12,
@@ -42,6 +42,7 @@ static bl__network *make_network(const bl__tensor_set *set, bl__weight_mode weig
                                  .relu2 = weights != BL_WEIGHTS_BINARY,
                                  .sub_norms = true,
                                  .n_groups = n_groups,
+                                 .layer_norm = layer_norm,
                                  .blends = lambda < 1};
     bl__network *net = NULL;
     assert_int_equal(bl__network_create(&config, ROWS, TOKENS, NULL, &net, NULL), BL_OK);
@@ -49,8 +50,9 @@ static bl__network *make_network(const bl__tensor_set *set, bl__weight_mode weig
     bl__param *params = bl__network_params(net, &n);
     for (size_t i = 0; i < n; i++) {
         size_t count = params[i].rows * params[i].cols;
-        memcpy(params[i].value, mode_floats(set, "init", params[i].name, count),
-               count * sizeof(float));
+        if (count) /* LayerNorms have no weights */
+            memcpy(params[i].value, mode_floats(set, "init", params[i].name, count),
+                   count * sizeof(float));
     }
     bl__network_set_lambda(net, lambda);
     return net;
@@ -70,7 +72,7 @@ static void check_file(const char *path, const char *mode, bl__weight_mode weigh
     const bl__safetensor *batches = bl__tensor_set_find(set, "batches");
     assert_true(batches && batches->dtype == BL_DTYPE_I32 &&
                 batches->n_elements == STEPS * ROWS * (TOKENS + 1));
-    bl__network *net = make_network(set, weights, n_groups, lambda);
+    bl__network *net = make_network(set, weights, n_groups, lambda, strncmp(mode, "layer", 5) == 0);
     size_t n;
     bl__param *params = bl__network_params(net, &n);
     assert_int_equal(bl__optimizer_create(&adamw, params, n, NULL, &optimizer, NULL), BL_OK);
@@ -85,8 +87,9 @@ static void check_file(const char *path, const char *mode, bl__weight_mode weigh
                     TOKENS * VOCAB, bound);
         for (size_t i = 0; step == 0 && i < n; i++) {
             size_t count = params[i].rows * params[i].cols;
-            compare(params[i].name, params[i].grad, mode_floats(set, mode, params[i].name, count),
-                    count, bound);
+            if (count)
+                compare(params[i].name, params[i].grad,
+                        mode_floats(set, mode, params[i].name, count), count, bound);
         }
         norms[step] = (float)bl__optimizer_step(optimizer, 1e-2, 0.1, 1.0);
     }
@@ -125,6 +128,14 @@ static void half_quantized_weights_train_as_in_pytorch(void **state) {
                0.5f);
 }
 
+static void networks_with_layer_norms_train_as_in_pytorch(void **state) {
+    (void)state;
+    static const char path[] = BITLOOM_TEST_DATA "/train_layer.safetensors";
+    check_file(path, "layer-ternary", BL_WEIGHTS_TERNARY, 1, 1);
+    check_file(path, "layer-binary", BL_WEIGHTS_BINARY, 1, 1);
+    check_file(path, "layer-float", BL_WEIGHTS_FLOAT, 1, 1);
+}
+
 int main(int argc, char **argv) {
     verbose = argc > 1 && strcmp(argv[1], "--verbose") == 0;
     const struct CMUnitTest tests[] = {
@@ -132,6 +143,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(ternary_weights_train_as_in_pytorch),
         cmocka_unit_test(binary_weights_train_as_in_pytorch),
         cmocka_unit_test(half_quantized_weights_train_as_in_pytorch),
+        cmocka_unit_test(networks_with_layer_norms_train_as_in_pytorch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -224,6 +224,12 @@ static void run_loop(const bl__train_kernels *k, int which, size_t n, arrays *a)
     case 17:
         k->binary_codes(x0, n, 0.1f, (int8_t *)x1);
         break;
+    case 18:
+        k->layer_norm_backward(x0, x1, 0.2f, 1.3f, n, false, x2);
+        break;
+    case 19:
+        k->layer_norm_backward(x0, x1, 0.2f, 1.3f, n, true, x2);
+        break;
     default:
         for (size_t i = 0; i < n; i++)
             x3[i] = fabsf(x3[i]);
@@ -233,7 +239,7 @@ static void run_loop(const bl__train_kernels *k, int which, size_t n, arrays *a)
 
 static void loops_have_the_bits_of_ref(void **state) {
     (void)state;
-    enum { LOOPS = 19 };
+    enum { LOOPS = 21 };
     bl__train_kernels ref, table;
     assert_true(bl__train_kernels_for("ref", &ref));
     for (size_t l = 1; l < N_LEVELS; l++)

@@ -225,6 +225,11 @@ static void test_refusals(void **state) {
     m.quantization = "int4";
     expect_refused(&m, BL_ERR_UNSUPPORTED, "activation_quantization: \"int4\"");
     m = tiny_model_default();
+    m.norm = "batch";
+    expect_refused(&m, BL_ERR_UNSUPPORTED, "bitloom.norm: \"batch\", expected rms or layer");
+    m.norm = "layer";
+    expect_refused(&m, BL_ERR_UNSUPPORTED, "output_norm.weight: LayerNorm with weights");
+    m = tiny_model_default();
     m.n_kv_heads = 3;
     expect_refused(&m, BL_ERR_FORMAT, "3 does not divide 4 heads");
     m = tiny_model_default();

@@ -132,10 +132,11 @@ static void check_gradients(const bl__network_config *config, bool packed) {
 
 static void gradients_are_slopes(void **state) {
     (void)state;
-    for (int variant = 0; variant < 8; variant++) {
-        bl__network_config config = variant < 4 ? odd_config() : group_config();
+    for (int variant = 0; variant < 16; variant++) {
+        bl__network_config config = variant & 4 ? group_config() : odd_config();
         config.relu2 = variant & 1;
         config.sub_norms = variant & 2;
+        config.layer_norm = variant & 8;
         check_gradients(&config, false);
     }
 }

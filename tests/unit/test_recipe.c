@@ -44,6 +44,7 @@ static void presets_have_the_papers_sizes(void **state) {
     assert_true(r.rate == 2.4e-3 && r.decay == 0.01 && r.decay2 == 0.01 && r.beta2 == 0.98);
     assert_true(r.clip == 0);
     assert_int_equal(r.warmup, 750);
+    assert_true(bl__recipe_network(&r).layer_norm);
     assert_int_equal(r.weights, BL_WEIGHTS_BINARY);
     bl__recipe_free(&r);
 }
@@ -114,6 +115,7 @@ static void what_is_wrong_is_named(void **state) {
     refused("{\"tokens\": 300, \"context\": 200}", NULL, BL_ERR_ARGUMENT, "tokens is 300");
     refused("{\"ffn_dim\": 511}", NULL, BL_ERR_ARGUMENT, "multiples of 4");
     refused("{\"sub_norms\": false}", NULL, BL_ERR_ARGUMENT, "relu2");
+    refused("{\"sub_norms\": false, \"norm\": \"layer\"}", NULL, BL_ERR_ARGUMENT, "LayerNorm");
     refused("{\"steps\": 5, \"warmup\": 6}", NULL, BL_ERR_ARGUMENT, "warmup is 6");
     refused("{\"groups\": 0}", NULL, BL_ERR_ARGUMENT, "groups is 0, expected 1 to 65536");
     refused("{\"groups\": 8, \"ffn_dim\": 512}", NULL, BL_ERR_ARGUMENT,

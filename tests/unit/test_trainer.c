@@ -334,6 +334,9 @@ static void exported_models_have_the_trainers_loss(void **state) {
     static const char *const floats[] = {"weights=float", NULL};
     static const char *const llama_floats[] = {"weights=float", "activation=silu",
                                                "sub_norms=false", NULL};
+    static const char *const first[] = {"recipe=bitnet", NULL};
+    static const char *const first_silu[] = {"norm=layer", "activation=silu", NULL};
+    static const char *const first_floats[] = {"norm=layer", "weights=float", NULL};
     check_export("ternary", ternary, false);
     check_export("ternary", ternary, true); /* resumes: nothing is left to do */
     check_export("binary", binary, false);
@@ -341,6 +344,9 @@ static void exported_models_have_the_trainers_loss(void **state) {
     check_export("llama", llama, false);
     check_export("floats", floats, false);
     check_export("llama_floats", llama_floats, false);
+    check_export("first", first, false);
+    check_export("first_silu", first_silu, false);
+    check_export("first_floats", first_floats, false);
     static const char *const groups[] = {"groups=2", "precision=float32", NULL};
     static const char *const groups_binary[] = {"groups=2", "weights=binary", NULL};
     static const char *const groups_float[] = {"groups=2", "weights=float", NULL};
@@ -351,6 +357,8 @@ static void exported_models_have_the_trainers_loss(void **state) {
     check_export("groups_binary", groups_binary, false);
     check_export("groups_float", groups_float, false);
     check_export("groups_llama", groups_llama, false);
+    static const char *const groups_first[] = {"groups=2", "recipe=bitnet", NULL};
+    check_export("groups_first", groups_first, false);
     char setting[160];
     const char *const packed[] = {"mask_documents=true", setting, NULL};
     snprintf(setting, sizeof setting, "data=%s", in_root("documents.tok"));
@@ -422,6 +430,11 @@ static void a_run_starts_with_the_loss_of_its_model(void **state) {
      */
     const char *const added[] = {from_setting(in_root("llama_floats")), "sub_norms=true", NULL};
     assert_true(fabs(loss_of_start(added) - expected) > 1e-3);
+    const char *const layers[] = {from_setting(in_root("first_floats.gguf")), NULL};
+    expected = model_loss(in_root("first_floats.gguf"), "data.tok", false);
+    assert_true(fabs(loss_of_start(layers) - expected) <= 1e-5);
+    const char *const layers_hf[] = {from_setting(in_root("first_floats-hf")), NULL};
+    assert_true(fabs(loss_of_start(layers_hf) - expected) <= 1e-5);
     const char *const masters[] = {from_setting(in_root("ternary-hf")), NULL};
     expected = model_loss(in_root("ternary.gguf"), "data.tok", false); /* made of the masters */
     assert_true(fabs(loss_of_start(masters) - expected) <= 1e-5);
