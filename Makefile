@@ -21,7 +21,7 @@ help:
 	@echo 'make install     to PREFIX (/usr/local), below DESTDIR when given'
 	@echo 'make bench       times kernels and models on this machine'
 	@echo 'make test-quick  gcc, the suite and the source checks only'
-	@echo 'make test-all    make test with ten minutes per fuzz target, ThreadSanitizer, SmolLM2'
+	@echo 'make test-all    make test with ten minutes per fuzz target, ThreadSanitizer, SmolLM2, ARM'
 	@echo 'make format      clang-format all sources      make lint   source checks and cppcheck'
 	@echo 'make asan | tsan | msan | coverage             the suite under that build'
 	@echo 'make fuzz        fuzz targets, BITLOOM_FUZZ_SECONDS each (30)'
@@ -49,6 +49,7 @@ test-quick:
 test-all:
 	@tools/setup.sh test
 	@$(MAKE) --no-print-directory tsan
+	@tools/test_arm64.sh
 	@export BITLOOM_SMOLLM2="$$(tools/fetch_smollm2.sh build/assets || true)"; \
 	    BITLOOM_FUZZ_SECONDS=$${BITLOOM_FUZZ_SECONDS:-600} tools/test.py
 
