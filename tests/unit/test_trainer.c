@@ -374,7 +374,7 @@ static void exported_models_have_the_trainers_loss(void **state) {
 /* ---- models to start from ---- */
 
 static const char *from_setting(const char *path) {
-    static char text[2][200];
+    static char text[2][1024];
     static unsigned at;
     char *out = text[at++ % 2];
     snprintf(out, sizeof *text, "from=%s", path);
