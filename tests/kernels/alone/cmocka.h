@@ -26,9 +26,9 @@ struct CMUnitTest {
         if (!(condition))                                                                          \
             fail_msg("not true: %s", #condition);                                                  \
     } while (0)
-#define assert_int_equal(a, b) assert_true((a) == (b))
+#define assert_int_equal(a, b)          assert_true((a) == (b))
 #define assert_memory_equal(a, b, size) assert_true(memcmp(a, b, size) == 0)
-#define assert_string_equal(a, b) assert_true(strcmp(a, b) == 0)
+#define assert_string_equal(a, b)       assert_true(strcmp(a, b) == 0)
 
 #define cmocka_run_group_tests_name(name, tests, setup, teardown)                                  \
     run_tests(tests, sizeof(tests) / sizeof *(tests))
