@@ -42,8 +42,8 @@ static char *show_prompt(EditLine *edit) {
 }
 
 /* One character from the keyboard: 1, 0 at the end, -1 on Ctrl-C. libedit's own reader would try
- * again after the first Ctrl-C. A Ctrl-D that comes just before the terminal is in the editor's mode
- * arrives as NUL, by which the editor would understand "take the next key as it is". */
+ * again after the first Ctrl-C. A Ctrl-D that comes just before the terminal is in the editor's
+ * mode arrives as NUL, by which the editor would understand "take the next key as it is". */
 static int read_character(EditLine *edit, wchar_t *out) {
     (void)edit;
     char bytes[8];
