@@ -10,7 +10,7 @@ fail() {
     printf 'FAILED: %s\n' "$*" >&2
     exit 1
 }
-model=$root/models/novels-3m.gguf
+model=$root/models/novels-6m.gguf
 
 printf 'It was a dark night.\n' >"$work/a.txt"
 printf '{"text": "A document."}\n{"text": "Another one."}\n' >"$work/b.jsonl"

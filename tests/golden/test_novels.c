@@ -10,7 +10,7 @@
 
 #include "golden.h"
 
-static const char model_path[] = BITLOOM_MODELS "/novels-3m.gguf";
+static const char model_path[] = BITLOOM_MODELS "/novels-6m.gguf";
 
 static void test_logits(void **state) {
     bl_model *model = *state;

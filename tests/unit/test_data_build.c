@@ -307,7 +307,7 @@ static void another_tokenizer(void **state) {
     assert_int_equal(build(inputs, 1, (bl_data_params){0}, &err), BL_OK);
     bl_tokenizer *other;
     bl_data *data;
-    assert_int_equal(bl_tokenizer_open(BITLOOM_MODELS "/novels-3m.gguf", &other, &err), BL_OK);
+    assert_int_equal(bl_tokenizer_open(BITLOOM_MODELS "/novels-6m.gguf", &other, &err), BL_OK);
     assert_int_equal(bl_data_open(at("out"), &data, &err), BL_OK);
     assert_int_equal(bl_data_match(data, other, &err), BL_ERR_ARGUMENT);
     assert_non_null(strstr(err.message, "263 tokens, the tokenizer has 4096"));
