@@ -7,10 +7,10 @@
 #include "commands.h"
 #include "terminal.h"
 
-static const command *const COMMANDS[] = {&RUN_COMMAND,       &CHAT_COMMAND,     &CONVERT_COMMAND,
-                                          &INSPECT_COMMAND,   &TOKENIZE_COMMAND, &DATA_COMMAND,
-                                          &TOKENIZER_COMMAND, &TRAIN_COMMAND,    &PLOT_COMMAND,
-                                          &BENCH_COMMAND,     &DUMMY_COMMAND,    &INFO_COMMAND};
+static const command *const COMMANDS[] = {
+    &RUN_COMMAND,        &CHAT_COMMAND,      &CONVERT_COMMAND, &INSPECT_COMMAND, &TOKENIZE_COMMAND,
+    &DATA_COMMAND,       &TOKENIZER_COMMAND, &TRAIN_COMMAND,   &PLOT_COMMAND,    &BENCH_COMMAND,
+    &PERPLEXITY_COMMAND, &DUMMY_COMMAND,     &INFO_COMMAND};
 enum { N_COMMANDS = sizeof COMMANDS / sizeof *COMMANDS };
 
 static void print_overview(FILE *to) {

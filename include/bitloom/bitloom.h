@@ -10,6 +10,7 @@
 #include "bitloom/generate.h"
 #include "bitloom/inspect.h"
 #include "bitloom/model.h"
+#include "bitloom/perplexity.h"
 #include "bitloom/sampler.h"
 #include "bitloom/status.h"
 #include "bitloom/system.h"

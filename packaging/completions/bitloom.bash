@@ -2,7 +2,7 @@
 
 _bitloom() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
-    local commands="run chat convert inspect tokenize data tokenizer train plot bench dummy info help"
+    local commands="run chat convert inspect tokenize data tokenizer train plot bench perplexity dummy info help"
     local model="-m --model -t --threads -c --ctx-size -b --batch-size"
     local sampling="-n --n-predict --predict -s --seed --temp -temp --top-k --top-p --min-p
         --repeat-penalty --frequency-penalty --presence-penalty --repeat-last-n -r --stop
@@ -69,6 +69,9 @@ _bitloom() {
         bench)
             options+=" -m --model -p --n-prompt -n --n-gen -d --n-depth -t --threads -b --batch-size"
             options+=" -r --repetitions --json --csv -q --quiet" ;;
+        perplexity)
+            options+=" -m --model -f --file -c --ctx-size --protocol --bos --windows --chunks"
+            options+=" -t --threads --json -q --quiet" ;;
         dummy)
             options+=" -o --output --shape --type --embed-type --vocab -s --seed -t --threads --json"
             options+=" -q --quiet" ;;

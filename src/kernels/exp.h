@@ -1,4 +1,4 @@
-/* Private to kernels/: the one exponential, inline so that loops around it become vectors. */
+/* The one exponential, inline so that loops around it become vectors. */
 #ifndef BL_KERNELS_EXP_H
 #define BL_KERNELS_EXP_H
 
