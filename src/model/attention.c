@@ -1,10 +1,9 @@
-/* Owns positions, the cache and softmax attention. Must not know linears or norms.
+/* Owns positions and softmax attention. Must not know linears, norms or how caches are laid out.
  * Each (token, KV head) is computed alone, in position order, so neither the split of tokens into
  * batches nor the thread count changes a bit. */
 #include "model/attention.h"
 
 #include <math.h>
-#include <string.h>
 
 #include "base/checked.h"
 
@@ -12,7 +11,8 @@ enum { PARTS_PER_THREAD = 4 };
 
 typedef struct job {
     bl__attention *attention;
-    size_t layer, n_past, n_tokens;
+    size_t layer, n_tokens;
+    const bl__span *spans;
     float *q, *k;
     const float *v;
     float *out;
@@ -20,23 +20,13 @@ typedef struct job {
 
 void bl__attention_layout(bl__attention *attention, size_t n_ctx, bl__arena *arena) {
     const bl__hparams *h = attention->h;
-    size_t per_head = n_ctx * h->head_dim, n_caches = (size_t)h->n_layers * h->n_kv_heads;
-    size_t cache = 0, scores = 0;
+    size_t scores = 0;
     attention->n_ctx = n_ctx;
     attention->max_parts = (size_t)bl__pool_threads(attention->pool) * PARTS_PER_THREAD;
-    if (!bl__mul_size(n_caches, per_head, &cache) ||
-        !bl__mul_size(attention->max_parts * (h->n_heads / h->n_kv_heads), n_ctx, &scores))
+    if (!bl__mul_size(attention->max_parts * (h->n_heads / h->n_kv_heads), n_ctx, &scores))
         arena->overflowed = true;
     attention->rope = bl__arena_alloc(arena, n_ctx * h->n_rot, sizeof(float));
-    attention->keys = bl__arena_alloc(arena, cache, sizeof(float));
-    attention->values = bl__arena_alloc(arena, cache, sizeof(float));
     attention->scores = bl__arena_alloc(arena, scores, sizeof(float));
-}
-
-uint64_t bl__attention_position_bytes(const bl__attention *attention) {
-    const bl__hparams *h = attention->h;
-    uint64_t per_layer = (uint64_t)h->n_kv_heads * h->head_dim;
-    return h->n_layers * per_layer * (sizeof *attention->keys + sizeof *attention->values);
 }
 
 /* Frequencies and angles are rounded to float32 where transformers rounds them. */
@@ -58,10 +48,12 @@ void bl__attention_prepare(bl__attention *attention, const float *divisors) {
     }
 }
 
-/* Where the cache of one KV head of the job's layer begins. */
-static size_t cache_of(const job *j, size_t kv_head) {
-    const bl__attention *a = j->attention;
-    return (j->layer * a->h->n_kv_heads + kv_head) * a->n_ctx * a->h->head_dim;
+/* The span that a token of the batch is in. */
+static const bl__span *span_of(const job *j, size_t t) {
+    const bl__span *span = j->spans;
+    while (t >= span->first + span->n_tokens)
+        span++;
+    return span;
 }
 
 /* Rotates and stores the tokens of one part. */
@@ -71,15 +63,15 @@ static void store_part(void *context, size_t part, size_t n_parts) {
     const bl__hparams *h = a->h;
     size_t d = h->head_dim;
     for (size_t t = j->n_tokens * part / n_parts; t < j->n_tokens * (part + 1) / n_parts; t++) {
-        size_t pos = j->n_past + t;
+        const bl__span *span = span_of(j, t);
+        size_t pos = span->n_past + t - span->first;
         const float *cs = a->rope + pos * h->n_rot;
         for (size_t head = 0; head < h->n_heads; head++)
             bl__rope(j->q + (t * h->n_heads + head) * d, h->n_rot, h->rope_halves, cs);
         for (size_t head = 0; head < h->n_kv_heads; head++) {
-            size_t at = (t * h->n_kv_heads + head) * d, to = cache_of(j, head) + pos * d;
+            size_t at = (t * h->n_kv_heads + head) * d;
             bl__rope(j->k + at, h->n_rot, h->rope_halves, cs);
-            memcpy(a->keys + to, j->k + at, d * sizeof(float));
-            memcpy(a->values + to, j->v + at, d * sizeof(float));
+            bl__cache_store(span->cache, j->layer, head, pos, j->k + at, j->v + at);
         }
     }
 }
@@ -87,10 +79,12 @@ static void store_part(void *context, size_t part, size_t n_parts) {
 /* All query heads that share one KV head, for one token. */
 static void attend(const job *j, size_t t, size_t kv_head, float *scores) {
     const bl__attention *a = j->attention;
+    const bl__span *span = span_of(j, t);
     size_t d = a->h->head_dim, group = a->h->n_heads / a->h->n_kv_heads;
-    size_t n = j->n_past + t + 1, first = (t * a->h->n_heads + kv_head * group) * d;
-    const float *keys = a->keys + cache_of(j, kv_head);
-    const float *values = a->values + cache_of(j, kv_head);
+    size_t n = span->n_past + t - span->first + 1;
+    size_t first = (t * a->h->n_heads + kv_head * group) * d;
+    const float *keys = bl__cache_keys(span->cache, j->layer, kv_head);
+    const float *values = bl__cache_values(span->cache, j->layer, kv_head);
     float scale = 1.0f / sqrtf((float)d);
     a->kernels->dot_rows(keys, d, n, d, j->q + first, d, group, scores, a->n_ctx);
     for (size_t g = 0; g < group; g++) {
@@ -112,10 +106,11 @@ static void attend_part(void *context, size_t part, size_t n_parts) {
         attend(j, i / a->h->n_kv_heads, i % a->h->n_kv_heads, scores);
 }
 
-void bl__attention_run(bl__attention *attention, size_t layer, size_t n_past, size_t n_tokens,
-                       float *q, float *k, const float *v, float *out) {
-    job j = {attention, layer, n_past, n_tokens, q, k, v, out};
-    bl__pool_run(attention->pool, store_part, &j, bl__min_size(n_tokens, attention->max_parts));
+void bl__attention_run(bl__attention *attention, size_t layer, const bl__span *spans,
+                       size_t n_spans, float *q, float *k, const float *v, float *out) {
+    size_t n = spans[n_spans - 1].first + spans[n_spans - 1].n_tokens;
+    job j = {attention, layer, n, spans, q, k, v, out};
+    bl__pool_run(attention->pool, store_part, &j, bl__min_size(n, attention->max_parts));
     bl__pool_run(attention->pool, attend_part, &j,
-                 bl__min_size(n_tokens * attention->h->n_kv_heads, attention->max_parts));
+                 bl__min_size(n * attention->h->n_kv_heads, attention->max_parts));
 }

@@ -24,6 +24,7 @@ struct bl_session {
     bl__arena arena;
     bl__compute compute;
     bl__attention attention;
+    bl__cache cache;
     size_t n_ctx, n_batch, n_past;
     bl_token *tokens; /* bl_token[n_ctx]: the text so far */
     /* Activations of a batch. */
@@ -54,6 +55,7 @@ static void lay_out(bl_session *s, bl__arena *arena) {
     s->logits = bl__arena_alloc(arena, h->vocab, sizeof(float));
     bl__compute_layout(&s->compute, s->model, n, arena);
     bl__attention_layout(&s->attention, s->n_ctx, arena);
+    bl__cache_layout(&s->cache, h, s->n_ctx, arena);
 }
 
 static bl_status allocate(bl_session *s, bl_error *err) {
@@ -169,13 +171,14 @@ static void sum_products(bl_session *s, const bl__linear *parts, const float *x,
     bl__compute_sum(&s->compute, parts, h->n_groups, h->linear_norm_eps, x, n_tokens, s->delta);
 }
 
-static void attention_block(bl_session *s, size_t i, size_t n_tokens) {
+static void attention_block(bl_session *s, size_t i, const bl__span *spans, size_t n_spans,
+                            size_t n_tokens) {
     const bl__hparams *h = &s->model->hparams;
     const bl__layer *layer = &s->model->layers[i];
     const bl__product qkv[] = {{&layer->q, s->q}, {&layer->k, s->k}, {&layer->v, s->v}};
     norm_tokens(s, s->x, layer->attn_norm, n_tokens, h->dim, 1, s->normed);
     products(s, qkv, 3, s->normed, n_tokens);
-    bl__attention_run(&s->attention, i, s->n_past, n_tokens, s->q, s->k, s->v, s->attended);
+    bl__attention_run(&s->attention, i, spans, n_spans, s->q, s->k, s->v, s->attended);
     if (layer->attn_sub_norm || h->layer_norm)
         norm_tokens(s, s->attended, layer->attn_sub_norm, n_tokens,
                     (size_t)h->n_heads * h->head_dim, h->n_groups, s->attended);
@@ -201,10 +204,11 @@ static void forward(bl_session *s, const bl_token *tokens, size_t n_tokens, floa
                     bool last) {
     const bl_model *m = s->model;
     size_t dim = m->hparams.dim;
+    const bl__span span = {&s->cache, 0, s->n_past, n_tokens};
     for (size_t t = 0; t < n_tokens; t++)
         bl__compute_row(&s->compute, &m->embedding, (size_t)tokens[t], s->x + t * dim);
     for (size_t i = 0; i < m->hparams.n_layers; i++) {
-        attention_block(s, i, n_tokens);
+        attention_block(s, i, &span, 1, n_tokens);
         ffn_block(s, i, n_tokens);
     }
     memmove(s->tokens + s->n_past, tokens, n_tokens * sizeof *tokens);
@@ -254,7 +258,7 @@ size_t bl_session_bytes(const bl_session *s) {
 
 bl__work bl__session_work(const bl_session *s) {
     bl__work work = bl__model_work(s->model);
-    work.position_bytes = bl__attention_position_bytes(&s->attention);
+    work.position_bytes = bl__cache_position_bytes(&s->cache);
     return work;
 }
 
