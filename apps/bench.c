@@ -17,7 +17,7 @@ enum { MAX_LIST = 32, NAME_BYTES = 48 };
 
 typedef struct bench_settings {
     option_list models;
-    const char *prompts, *generates, *depths, *threads;
+    const char *prompts, *generates, *depths, *threads, *numa;
     int64_t batch, repeats;
     bool json, csv, quiet;
 } bench_settings;
@@ -39,6 +39,7 @@ static const option OPTIONS[] = {
      "prompt tokens evaluated together (default 512)"},
     {'r', "repetitions", NULL, OPTION_INTEGER, "N", BENCH(repeats), 1, BL_BENCH_MAX_REPEATS, NULL,
      "times that each test is run (default 5)"},
+    {0, "numa", NULL, OPTION_CHOICE, "HOW", BENCH(numa), 0, 0, NUMA_CHOICES, NUMA_HELP},
     {0, "json", NULL, OPTION_FLAG, NULL, BENCH(json), 0, 0, NULL, "print one JSON object"},
     {0, "csv", NULL, OPTION_FLAG, NULL, BENCH(csv), 0, 0, NULL, "print lines of CSV"},
     {'q', "quiet", NULL, OPTION_FLAG, NULL, BENCH(quiet), 0, 0, NULL, "show no progress"},
@@ -338,6 +339,10 @@ static int run(int argc, char **argv) {
     if (!s.models.n && !(standard = find_model(&BENCH_COMMAND, NULL)))
         return EXIT_USAGE;
     interrupts_catch(2);
+    if (!place_memory(&BENCH_COMMAND, s.numa)) {
+        bl__free(standard);
+        return EXIT_FAILURE;
+    }
     int status = standard ? run_all(&b, (const char *const *)&standard, 1)
                           : run_all(&b, s.models.items, s.models.n);
     bl__free(standard);

@@ -25,6 +25,7 @@ const option MODEL_OPTIONS[N_MODEL_OPTIONS] = {
      "context in tokens; 0 = as the model was trained, at most 4096 (default)"},
     {'b', "batch-size", NULL, OPTION_INTEGER, "N", MODEL(batch), 0, 65536, NULL,
      "prompt tokens evaluated together; 0 = 256 (default)"},
+    {0, "numa", NULL, OPTION_CHOICE, "HOW", MODEL(numa), 0, 0, NUMA_CHOICES, NUMA_HELP},
 };
 
 const option SAMPLING_OPTIONS[N_SAMPLING_OPTIONS] = {
@@ -184,12 +185,24 @@ static bl_status create_sampler(engine *e, const sampling_settings *s, bl_error 
     return bl_sampler_create(&params, bl_model_get_info(e->model)->vocab, &e->sampler, err);
 }
 
+bool place_memory(const command *cmd, const char *numa) {
+    bl_error err;
+    if (!numa || strcmp(numa, "interleave") != 0 || bl_numa_interleave(NULL, &err) == BL_OK)
+        return true;
+    fail_with(cmd->name, "--numa: %s", err.message);
+    return false;
+}
+
 int engine_open(engine *e, const command *cmd, const model_settings *model,
                 const sampling_settings *sampling, bool quiet) {
     *e = (engine){0};
     e->path = find_model(cmd, model->model);
     if (!e->path)
         return model->model ? EXIT_FAILURE : EXIT_USAGE;
+    if (!place_memory(cmd, model->numa)) {
+        engine_close(e);
+        return EXIT_FAILURE;
+    }
     e->n_threads = model->threads ? (uint32_t)model->threads : bl_cpu_physical_cores();
     e->seed = sampling->seed < 0 ? fresh_seed() : (uint64_t)sampling->seed;
     e->params = (bl_generate_params){.max_tokens =

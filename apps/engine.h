@@ -11,7 +11,7 @@
 #include "options.h"
 
 typedef struct model_settings {
-    const char *model;
+    const char *model, *numa;
     int64_t threads, ctx, batch;
 } model_settings;
 
@@ -22,7 +22,7 @@ typedef struct sampling_settings {
     bool ignore_eos, context_shift, special;
 } sampling_settings;
 
-enum { N_MODEL_OPTIONS = 4, N_SAMPLING_OPTIONS = 15 };
+enum { N_MODEL_OPTIONS = 5, N_SAMPLING_OPTIONS = 15 };
 extern const option MODEL_OPTIONS[N_MODEL_OPTIONS];
 extern const option SAMPLING_OPTIONS[N_SAMPLING_OPTIONS];
 
@@ -54,6 +54,12 @@ char *find_model(const command *cmd, const char *option_value);
  * model would append is left out, since the text is to be continued. */
 bl_status encode_prompt(const bl_tokenizer *tokenizer, const char *text, size_t len, bool add_bos,
                         bl_token **ids, size_t *n_ids, bl_error *err);
+
+/* Does what --numa asks for, before anything is opened; complains and returns false on failure. */
+bool place_memory(const command *cmd, const char *numa);
+#define NUMA_CHOICES "none interleave"
+#define NUMA_HELP                                                                                  \
+    "interleave: spread memory over all nodes of a machine that has several (default none)"
 
 /* Tells a context shift what to keep of this prompt: what was asked for and the BOS token. */
 void keep_start(engine *e, const bl_token *ids, size_t n_ids);

@@ -15,7 +15,7 @@
 
 typedef struct perplexity_settings {
     option_list models;
-    const char *file, *protocol, *bos;
+    const char *file, *protocol, *bos, *numa;
     int64_t ctx, windows, threads;
     bool json, quiet;
 } perplexity_settings;
@@ -39,6 +39,7 @@ static const option OPTIONS[] = {
      "stop after N windows; 0 = all of the text (default)"},
     {'t', "threads", NULL, OPTION_INTEGER, "N", PERPLEXITY(threads), 0, 1024, NULL,
      "threads; 0 = one for each physical core (default)"},
+    {0, "numa", NULL, OPTION_CHOICE, "HOW", PERPLEXITY(numa), 0, 0, NUMA_CHOICES, NUMA_HELP},
     {0, "json", NULL, OPTION_FLAG, NULL, PERPLEXITY(json), 0, 0, NULL, "print one JSON object"},
     {'q', "quiet", NULL, OPTION_FLAG, NULL, PERPLEXITY(quiet), 0, 0, NULL, "show no progress"},
 };
@@ -171,6 +172,10 @@ static int run(int argc, char **argv) {
     if (!s.models.n && !(standard = find_model(&PERPLEXITY_COMMAND, NULL)))
         return EXIT_USAGE;
     interrupts_catch(2);
+    if (!place_memory(&PERPLEXITY_COMMAND, s.numa)) {
+        bl__free(standard);
+        return EXIT_FAILURE;
+    }
     int status = standard ? run_all(&s, (const char *const *)&standard, 1)
                           : run_all(&s, s.models.items, s.models.n);
     bl__free(standard);

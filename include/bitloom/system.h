@@ -4,6 +4,8 @@
 
 #include <stdint.h>
 
+#include "bitloom/status.h"
+
 #ifdef __cplusplus
 extern "C" {
 #endif
@@ -14,7 +16,16 @@ const char *bl_version(void); /* "MAJOR.MINOR.PATCH" */
 const char *bl_cpu_name(void);
 /* Space-separated features that both CPU and operating system allow, such as "avx2 fma f16c". */
 const char *bl_cpu_features(void);
-uint32_t bl_cpu_physical_cores(void); /* that this process may use; at least 1 */
+/* Physical cores that this process may use, by its affinity and its container's limit; at least 1.
+ */
+uint32_t bl_cpu_physical_cores(void);
+
+/* Spreads what this thread and those that it starts take from memory, and read from files, evenly
+ * over all memory nodes of the machine (set_mempolicy(2), MPOL_INTERLEAVE): call it before opening
+ * a model that all of the machine's cores are to run. Pages of a file that are in memory already
+ * stay where they are. n_nodes may be NULL; with one node nothing is done.
+ * Errors: BL_ERR_UNSUPPORTED. */
+bl_status bl_numa_interleave(uint32_t *n_nodes, bl_error *err);
 
 /* The kernel level in use: "ref", "avx2", "avx512vnni", ... Capped by the environment variable
  * BITLOOM_CPU, read once, when the first kernel is asked for. */

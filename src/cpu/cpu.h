@@ -3,6 +3,7 @@
 #define BL_CPU_CPU_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 
 /* X(NAME, bit, text). A feature counts only when the operating system saves its registers too. */
@@ -38,7 +39,14 @@ static inline bool bl__cpu_has(uint32_t wanted) {
     return (bl__cpu_features() & wanted) == wanted;
 }
 
-/* Physical cores among the processors that this process may use; at least 1. */
+/* Physical cores among the processors that this process may use, and no more than its control group
+ * grants; at least 1. */
 uint32_t bl__cpu_physical_cores(void);
+
+/* Cores that a control group's cpu.max grants ("150000 100000": two), 0 when it sets no limit. */
+uint32_t bl__cpu_quota(const char *cpu_max);
+
+/* Reads sysfs's "0-1,3\n" into nodes[max]; returns how many, 0 when it is anything else. */
+size_t bl__cpu_node_list(const char *list, uint32_t *nodes, size_t max);
 
 #endif
