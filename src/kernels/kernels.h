@@ -46,6 +46,14 @@ typedef struct bl__kernels {
     void (*dot_rows)(const float *w, size_t w_stride, size_t n_rows, size_t cols, const float *x,
                      size_t x_stride, size_t n_tokens, float *out, size_t out_stride);
 
+    /* The same for rows of float16 / bfloat16: the bits of unpack_* followed by dot_rows. */
+    void (*dot_rows_f16)(const uint16_t *w, size_t w_stride, size_t n_rows, size_t cols,
+                         const float *x, size_t x_stride, size_t n_tokens, float *out,
+                         size_t out_stride);
+    void (*dot_rows_bf16)(const uint16_t *w, size_t w_stride, size_t n_rows, size_t cols,
+                          const float *x, size_t x_stride, size_t n_tokens, float *out,
+                          size_t out_stride);
+
     /* out[c] = p[0] * v[c], then fused out[c] += p[r] * v[r * v_stride + c] for r = 1, 2, ...; zero
      * rows give zeros. */
     void (*weighted_sum)(const float *p, const float *v, size_t v_stride, size_t n_rows,

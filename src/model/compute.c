@@ -100,16 +100,31 @@ static bl__q8 part_q8(const group *g, size_t cols, size_t part) {
     return q8;
 }
 
+/* Rows row ... row + n - 1 times n_tokens activations: out[n_tokens][stride of all rows]. */
+static void multiply_rows(const bl__compute *compute, const bl__linear *linear, size_t row,
+                          size_t n, const float *x, size_t x_stride, size_t n_tokens, float *out,
+                          float *scratch) {
+    const bl__kernels *kernels = compute->kernels;
+    size_t cols = linear->cols;
+    const uint16_t *halves = (const uint16_t *)(const void *)linear->data + row * cols;
+    if (linear->layout == BL_LAYOUT_F16)
+        kernels->dot_rows_f16(halves, cols, n, cols, x, x_stride, n_tokens, out, linear->rows);
+    else if (linear->layout == BL_LAYOUT_BF16)
+        kernels->dot_rows_bf16(halves, cols, n, cols, x, x_stride, n_tokens, out, linear->rows);
+    else
+        kernels->dot_rows(unpack_rows(compute, linear, row, n, scratch), cols, n, cols, x, x_stride,
+                          n_tokens, out, linear->rows);
+}
+
 /* Rows first ... end - 1 of one part into out[n_tokens][rows]. */
 static void dense_rows(const group *g, const bl__linear *linear, size_t part, float *out,
                        size_t first, size_t end, float *scratch) {
     const bl__compute *compute = g->compute;
     const float *x = (linear->int8 ? compute->dequantized : g->x) + part * linear->cols;
+    size_t x_stride = g->n_parts * linear->cols;
     for (size_t row = first; row < end; row += BLOCK_ROWS) {
         size_t n = bl__min_size(BLOCK_ROWS, end - row);
-        const float *w = unpack_rows(compute, linear, row, n, scratch);
-        compute->kernels->dot_rows(w, linear->cols, n, linear->cols, x, g->n_parts * linear->cols,
-                                   g->n_tokens, out + row, linear->rows);
+        multiply_rows(compute, linear, row, n, x, x_stride, g->n_tokens, out + row, scratch);
         for (size_t t = 0; linear->scale != 1.0f && t < g->n_tokens; t++)
             for (size_t r = 0; r < n; r++)
                 out[t * linear->rows + row + r] *= linear->scale;

@@ -184,6 +184,42 @@ static void check_dots(const bl__kernels *k) {
         }
 }
 
+/* kind 1: any bits, NaN, infinity and subnormals among them. */
+static void check_half_dots(const bl__kernels *k) {
+    for (size_t cols = 1; cols < 70; cols++)
+        for (int kind = 0; kind < 4; kind++) {
+            bool any = kind % 2, bf16 = kind / 2;
+            size_t rows = 1 + cols % 11, n_tokens = 1 + cols % 9, w_stride = cols + cols % 3;
+            size_t n_weights = (rows - 1) * w_stride + cols;
+            guarded w = guarded_alloc(n_weights * 2, any),
+                    x = guarded_alloc(n_tokens * cols * 4, any);
+            guarded out = guarded_alloc(((n_tokens - 1) * (rows + 1) + rows) * 4, true);
+            float want[9 * 12], unpacked[11 * 72], direct[9 * 12];
+            uint16_t *halves = (uint16_t *)(void *)w.data;
+            const float *floats = (const float *)(void *)x.data;
+            float *got = (float *)(void *)out.data;
+            for (size_t i = 0; i < n_weights; i++)
+                halves[i] = any    ? (uint16_t)bl__random_below(&rng, 65536)
+                            : bf16 ? bl__f32_to_bf16(random_float())
+                                   : bl__f32_to_f16(random_float());
+            fill_floats((float *)(void *)x.data, n_tokens * cols, 0);
+            (bf16 ? ref.unpack_bf16 : ref.unpack_f16)(halves, n_weights, unpacked);
+            ref.dot_rows(unpacked, w_stride, rows, cols, floats, cols, n_tokens, want, rows + 1);
+            (bf16 ? ref.dot_rows_bf16 : ref.dot_rows_f16)(halves, w_stride, rows, cols, floats,
+                                                          cols, n_tokens, direct, rows + 1);
+            (bf16 ? k->dot_rows_bf16 : k->dot_rows_f16)(halves, w_stride, rows, cols, floats, cols,
+                                                        n_tokens, got, rows + 1);
+            for (size_t t = 0; t < n_tokens; t++) {
+                size_t at = t * (rows + 1);
+                assert_same_bits(direct + at, want + at, rows, "dot_rows of halves in ref");
+                assert_same_bits(got + at, want + at, rows, "dot_rows of halves");
+            }
+            guarded_free(w);
+            guarded_free(x);
+            guarded_free(out);
+        }
+}
+
 static void check_weighted_sum(const bl__kernels *k) {
     for (size_t cols = 1; cols < 70; cols++)
         for (size_t rows = 0; rows < 9; rows += 1 + rows / 3) {
@@ -246,6 +282,10 @@ static void test_ternary(void **state) {
 static void test_dots(void **state) {
     (void)state;
     for_each_level(check_dots);
+}
+static void test_half_dots(void **state) {
+    (void)state;
+    for_each_level(check_half_dots);
 }
 static void test_weighted_sum(void **state) {
     (void)state;
@@ -323,19 +363,48 @@ static void bench_ternary(const bl__kernels *k) {
     free(out);
 }
 
+/* A head of 64 MiB and more, from memory. */
+static void bench_halves(const bl__kernels *k) {
+    enum { ROWS = 32768, COLS = 2560, TOKENS = 16 };
+    size_t n = (size_t)ROWS * COLS;
+    uint16_t *w = aligned_alloc(64, n * sizeof *w);
+    float *x = calloc((size_t)TOKENS * COLS, sizeof *x), *out = calloc((size_t)TOKENS * ROWS, 4);
+    for (size_t i = 0; i < n; i++)
+        w[i] = (uint16_t)(0x3c00 + i % 64);
+    for (int bf16 = 0; bf16 < 2; bf16++)
+        for (size_t t = 1; t <= TOKENS; t *= 4) {
+            double best = 1e9;
+            for (int i = 0; i < 5; i++) {
+                double start = seconds();
+                for (size_t r = 0; r < ROWS; r += 8)
+                    (bf16 ? k->dot_rows_bf16 : k->dot_rows_f16)(w + r * COLS, COLS, 8, COLS, x,
+                                                                COLS, t, out + r, ROWS);
+                double took = seconds() - start;
+                best = took < best ? took : best;
+            }
+            printf("%-12s dot_rows_%s %dx%d, %2zu tokens: %8.1f us, %6.1f GFLOP/s, %5.1f GB/s\n",
+                   k->level, bf16 ? "bf16" : "f16", ROWS, COLS, t, best * 1e6,
+                   2e-9 * (double)n * (double)t / best, 2e-9 * (double)n / best);
+        }
+    free(w);
+    free(x);
+    free(out);
+}
+
 int main(int argc, char **argv) {
     bl__random_seed(&rng, 42);
     bl__kernels_for("ref", &ref);
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
         for_each_level(bench_ternary);
+        for_each_level(bench_halves);
         return 0;
     }
     printf("kernel levels: %s\n", bl_kernel_levels());
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_quantize), cmocka_unit_test(test_ternary),
-        cmocka_unit_test(test_dots),     cmocka_unit_test(test_weighted_sum),
-        cmocka_unit_test(test_unpack),   cmocka_unit_test(test_exp),
-        cmocka_unit_test(test_softmax),
+        cmocka_unit_test(test_quantize),     cmocka_unit_test(test_ternary),
+        cmocka_unit_test(test_dots),         cmocka_unit_test(test_half_dots),
+        cmocka_unit_test(test_weighted_sum), cmocka_unit_test(test_unpack),
+        cmocka_unit_test(test_exp),          cmocka_unit_test(test_softmax),
     };
     return cmocka_run_group_tests_name("kernels", tests, NULL, NULL);
 }

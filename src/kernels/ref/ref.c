@@ -49,14 +49,18 @@ static void ternary_gemm(const uint8_t *tiles, size_t rows, size_t cols, size_t 
     }
 }
 
-static float dot(const float *a, const float *b, size_t n) {
-    float lanes[BL_LANES] = {0};
-    for (size_t i = 0; i < n; i++)
-        lanes[i % BL_LANES] = fmaf(a[i], b[i], lanes[i % BL_LANES]);
+static float fold(float lanes[BL_LANES]) {
     for (size_t half = BL_LANES / 2; half; half /= 2)
         for (size_t l = 0; l < half; l++)
             lanes[l] += lanes[l + half];
     return lanes[0];
+}
+
+static float dot(const float *a, const float *b, size_t n) {
+    float lanes[BL_LANES] = {0};
+    for (size_t i = 0; i < n; i++)
+        lanes[i % BL_LANES] = fmaf(a[i], b[i], lanes[i % BL_LANES]);
+    return fold(lanes);
 }
 
 static void dot_rows(const float *w, size_t w_stride, size_t n_rows, size_t cols, const float *x,
@@ -64,6 +68,35 @@ static void dot_rows(const float *w, size_t w_stride, size_t n_rows, size_t cols
     for (size_t t = 0; t < n_tokens; t++)
         for (size_t r = 0; r < n_rows; r++)
             out[t * out_stride + r] = dot(w + r * w_stride, x + t * x_stride, cols);
+}
+
+static float half_to_float(bool bf16, const uint16_t *half) {
+    return bf16 ? bl__bf16_to_f32(bl__load_u16(half)) : bl__f16_to_f32(bl__load_u16(half));
+}
+
+static void dot_halves(bool bf16, const uint16_t *w, size_t w_stride, size_t n_rows, size_t cols,
+                       const float *x, size_t x_stride, size_t n_tokens, float *out,
+                       size_t out_stride) {
+    for (size_t t = 0; t < n_tokens; t++)
+        for (size_t r = 0; r < n_rows; r++) {
+            float lanes[BL_LANES] = {0};
+            for (size_t c = 0; c < cols; c++)
+                lanes[c % BL_LANES] = fmaf(half_to_float(bf16, w + r * w_stride + c),
+                                           x[t * x_stride + c], lanes[c % BL_LANES]);
+            out[t * out_stride + r] = fold(lanes);
+        }
+}
+
+static void dot_rows_f16(const uint16_t *w, size_t w_stride, size_t n_rows, size_t cols,
+                         const float *x, size_t x_stride, size_t n_tokens, float *out,
+                         size_t out_stride) {
+    dot_halves(false, w, w_stride, n_rows, cols, x, x_stride, n_tokens, out, out_stride);
+}
+
+static void dot_rows_bf16(const uint16_t *w, size_t w_stride, size_t n_rows, size_t cols,
+                          const float *x, size_t x_stride, size_t n_tokens, float *out,
+                          size_t out_stride) {
+    dot_halves(true, w, w_stride, n_rows, cols, x, x_stride, n_tokens, out, out_stride);
 }
 
 static void weighted_sum(const float *p, const float *v, size_t v_stride, size_t n_rows,
@@ -91,6 +124,8 @@ void bl__kernels_fill_ref(bl__kernels *table) {
         .quantize_i8 = quantize_i8,
         .ternary_gemm = ternary_gemm,
         .dot_rows = dot_rows,
+        .dot_rows_f16 = dot_rows_f16,
+        .dot_rows_bf16 = dot_rows_bf16,
         .weighted_sum = weighted_sum,
         .unpack_f16 = unpack_f16,
         .unpack_bf16 = unpack_bf16,

@@ -1,0 +1,114 @@
+/* Owns the AVX2 kernels of the output head: products with rows of 16-bit floats. Same bits as
+ * kernels/ref; see the contract in kernels.h. */
+#include <immintrin.h>
+#include <math.h>
+
+#include "base/bytes.h"
+#include "base/half.h"
+#include "kernels/levels.h"
+
+enum { AHEAD_BYTES = 20480, LINE_BYTES = 64 }; /* as with AVX-512 */
+
+typedef enum half_kind { HALF_F16, HALF_BF16 } half_kind;
+
+static inline __attribute__((always_inline)) __m256 widen(half_kind kind, const uint16_t *from) {
+    __m128i halves = _mm_loadu_si128((const __m128i *)(const void *)from);
+    if (kind == HALF_F16)
+        return _mm256_cvtph_ps(halves);
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(halves), 16));
+}
+
+/* Folds 16 lanes as the contract says, after adding the tail's elements to theirs. */
+static float finish_lanes(half_kind kind, __m256 low, __m256 high, const uint16_t *w,
+                          const float *x, size_t n) {
+    float lanes[BL_LANES];
+    if (n) {
+        _mm256_storeu_ps(lanes, low);
+        _mm256_storeu_ps(lanes + 8, high);
+        for (size_t l = 0; l < n; l++) {
+            uint16_t half = bl__load_u16(w + l);
+            lanes[l] = fmaf(kind == HALF_F16 ? bl__f16_to_f32(half) : bl__bf16_to_f32(half), x[l],
+                            lanes[l]);
+        }
+        low = _mm256_loadu_ps(lanes);
+        high = _mm256_loadu_ps(lanes + 8);
+    }
+    __m256 eight = _mm256_add_ps(low, high);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+
+/* n_rows rows x n_tokens tokens (constants after inlining; at most 6 products, 12 sums). */
+static inline __attribute__((always_inline)) void
+dot_some(half_kind kind, const uint16_t *w, size_t w_stride, size_t n_rows, size_t cols,
+         const float *x, size_t x_stride, size_t n_tokens, float *out, size_t out_stride) {
+    __m256 sums[4][3][2];
+    size_t c = 0;
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t t = 0; t < n_tokens; t++)
+            sums[r][t][0] = sums[r][t][1] = _mm256_setzero_ps();
+    for (; c + BL_LANES <= cols; c += BL_LANES) {
+        const char *ahead = (const char *)(w + n_rows * c) + AHEAD_BYTES;
+        for (size_t line = 0; line < n_rows / 2; line++)
+            __builtin_prefetch(ahead + line * LINE_BYTES);
+        for (size_t half = 0; half < 2; half++) {
+            __m256 rows[4];
+            for (size_t r = 0; r < n_rows; r++) {
+                const uint16_t *at = w + r * w_stride + c + 8 * half;
+                rows[r] = widen(kind, at);
+            }
+            for (size_t t = 0; t < n_tokens; t++) {
+                __m256 xs = _mm256_loadu_ps(x + t * x_stride + c + 8 * half);
+                for (size_t r = 0; r < n_rows; r++)
+                    sums[r][t][half] = _mm256_fmadd_ps(rows[r], xs, sums[r][t][half]);
+            }
+        }
+    }
+    for (size_t r = 0; r < n_rows; r++)
+        for (size_t t = 0; t < n_tokens; t++)
+            out[t * out_stride + r] =
+                finish_lanes(kind, sums[r][t][0], sums[r][t][1], w + r * w_stride + c,
+                             x + t * x_stride + c, cols - c);
+}
+
+static inline __attribute__((always_inline)) void
+dot_halves(half_kind kind, const uint16_t *w, size_t w_stride, size_t n_rows, size_t cols,
+           const float *x, size_t x_stride, size_t n_tokens, float *out, size_t out_stride) {
+    size_t t = 0;
+    for (; t + 3 <= n_tokens; t += 3, x += 3 * x_stride, out += 3 * out_stride) {
+        size_t r = 0;
+        for (; r + 2 <= n_rows; r += 2)
+            dot_some(kind, w + r * w_stride, w_stride, 2, cols, x, x_stride, 3, out + r,
+                     out_stride);
+        if (r < n_rows)
+            dot_some(kind, w + r * w_stride, w_stride, 1, cols, x, x_stride, 3, out + r,
+                     out_stride);
+    }
+    for (; t < n_tokens; t++, x += x_stride, out += out_stride) {
+        size_t r = 0;
+        for (; r + 4 <= n_rows; r += 4)
+            dot_some(kind, w + r * w_stride, w_stride, 4, cols, x, x_stride, 1, out + r,
+                     out_stride);
+        for (; r < n_rows; r++)
+            dot_some(kind, w + r * w_stride, w_stride, 1, cols, x, x_stride, 1, out + r,
+                     out_stride);
+    }
+}
+
+static void dot_rows_f16(const uint16_t *w, size_t w_stride, size_t n_rows, size_t cols,
+                         const float *x, size_t x_stride, size_t n_tokens, float *out,
+                         size_t out_stride) {
+    dot_halves(HALF_F16, w, w_stride, n_rows, cols, x, x_stride, n_tokens, out, out_stride);
+}
+
+static void dot_rows_bf16(const uint16_t *w, size_t w_stride, size_t n_rows, size_t cols,
+                          const float *x, size_t x_stride, size_t n_tokens, float *out,
+                          size_t out_stride) {
+    dot_halves(HALF_BF16, w, w_stride, n_rows, cols, x, x_stride, n_tokens, out, out_stride);
+}
+
+void bl__head_fill_avx2(bl__kernels *table) {
+    table->dot_rows_f16 = dot_rows_f16;
+    table->dot_rows_bf16 = dot_rows_bf16;
+}
