@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <jansson.h>
 
@@ -10,11 +11,25 @@
 #include "terminal.h"
 
 typedef struct info_settings {
+    const char *memory, *energy;
+    int64_t ctx, tokens;
     bool json;
 } info_settings;
 
-static const option OPTIONS[] = {{0, "json", NULL, OPTION_FLAG, NULL, offsetof(info_settings, json),
-                                  0, 0, NULL, "print one JSON object"}};
+#define INFO(field) offsetof(info_settings, field)
+
+static const option OPTIONS[] = {
+    {0, "memory", NULL, OPTION_TEXT, "SHAPE", INFO(memory), 0, 0, NULL,
+     "instead: bytes of a shape (as in bitloom dummy) or of a number of weights (7e9), from 32 "
+     "bits to 1 each"},
+    {'c', "ctx-size", NULL, OPTION_INTEGER, "N", INFO(ctx), 0, 1 << 24, NULL,
+     "with --memory: tokens in the KV cache; 0 = the shape's context (default)"},
+    {0, "energy", NULL, OPTION_TEXT, "SHAPE", INFO(energy), 0, 0, NULL,
+     "instead: joules of a shape's products, estimated from operation counts"},
+    {'n', "tokens", NULL, OPTION_INTEGER, "N", INFO(tokens), 1, 1 << 20, NULL,
+     "with --energy: tokens of the input (default 512)"},
+    {0, "json", NULL, OPTION_FLAG, NULL, INFO(json), 0, 0, NULL, "print one JSON object"},
+};
 static const option_group GROUPS[] = {{"Options", OPTIONS, sizeof OPTIONS / sizeof *OPTIONS, 0}};
 
 #ifdef BITLOOM_HAVE_EDIT
@@ -33,6 +48,15 @@ static json_t *words_to_array(const char *words) {
     return array;
 }
 
+static int print_or_drop(json_t *object) {
+    if (!object)
+        return fail_with("info", "out of memory");
+    json_dumpf(object, stdout, JSON_INDENT(2));
+    putchar('\n');
+    json_decref(object);
+    return EXIT_SUCCESS;
+}
+
 static int print_json(void) {
     const char *mpi = bl_train_mpi(NULL);
     json_t *object =
@@ -40,12 +64,7 @@ static int print_json(void) {
                   bl_cpu_name(), "features", words_to_array(bl_cpu_features()), "physical_cores",
                   (json_int_t)bl_cpu_physical_cores(), "kernel", bl_kernel_level(), "kernels",
                   words_to_array(bl_kernel_levels()), "line_editing", HAS_EDIT, "mpi", mpi);
-    if (!object)
-        return fail_with("info", "out of memory");
-    json_dumpf(object, stdout, JSON_INDENT(2));
-    putchar('\n');
-    json_decref(object);
-    return EXIT_SUCCESS;
+    return print_or_drop(object);
 }
 
 /* Whether the word is one of those separated by spaces. */
@@ -60,8 +79,90 @@ static bool has_word(const char *words, const char *word) {
     return false;
 }
 
+/* "7e9": a count of weights and nothing else, in `linears`; else a shape. */
+static bool read_parts(const char *text, bl_dummy_shape *shape, bl_cost_parts *parts) {
+    char *end;
+    double n = strtod(text, &end);
+    bl_error err;
+    *shape = (bl_dummy_shape){0};
+    if (*text >= '0' && *text <= '9' && !*end && n >= 1 && n < 1e15) {
+        *parts = (bl_cost_parts){.linears = (uint64_t)n};
+        return true;
+    }
+    if (bl_dummy_shape_read(text, shape, &err) != BL_OK) {
+        options_complain(&INFO_COMMAND, "--memory: %s; or a number of weights", err.message);
+        return false;
+    }
+    *parts = bl_cost_count(shape);
+    return true;
+}
+
+/* Embedding, head, norms and cache in 16 bits, or 32 where the weights are. */
+static int print_memory(const info_settings *s) {
+    static const double bits[] = {32, 16, 8, 4, 2, 1.6, 1};
+    bl_dummy_shape shape;
+    bl_cost_parts parts;
+    if (!read_parts(s->memory, &shape, &parts))
+        return EXIT_USAGE;
+    uint64_t n_ctx = s->ctx ? (uint64_t)s->ctx : shape.context;
+    json_t *rows = s->json ? json_array() : NULL;
+    if (!s->json) {
+        printf(
+            "%s: %llu weights in linears, %llu in the embedding, which is the head too; KV cache "
+            "of %llu tokens\n\n",
+            s->memory, (unsigned long long)parts.linears, (unsigned long long)parts.head,
+            (unsigned long long)n_ctx);
+        printf("%s%6s %12s %12s %12s %12s%s\n", bold_on(STDOUT_FILENO), "BITS", "LINEARS", "HEAD",
+               "KV CACHE", "TOTAL", style_off(STDOUT_FILENO));
+    }
+    for (size_t i = 0; i < sizeof bits / sizeof *bits; i++) {
+        double rest = bits[i] > 16 ? bits[i] : 16;
+        double linears = bl_cost_bytes(parts.linears, bits[i]);
+        double head = bl_cost_bytes(parts.head + parts.norms, rest);
+        double cache = bl_cost_bytes(parts.position * n_ctx, rest);
+        if (s->json)
+            json_array_append_new(rows, json_pack("{s:f, s:f, s:f, s:f, s:f}", "bits", bits[i],
+                                                  "linear_bytes", linears, "head_bytes", head,
+                                                  "cache_bytes", cache, "total_bytes",
+                                                  linears + head + cache));
+        else
+            printf("%6g %8.3f GiB %8.3f GiB %8.3f GiB %8.3f GiB\n", bits[i], linears / 0x1p30,
+                   head / 0x1p30, cache / 0x1p30, (linears + head + cache) / 0x1p30);
+    }
+    return s->json ? print_or_drop(rows) : EXIT_SUCCESS;
+}
+
+static int print_energy(const info_settings *s) {
+    static const char *const names[] = {
+        [BL_COST_FP32] = "fp32", [BL_COST_FP16] = "fp16", [BL_COST_ONE_BIT] = "1-bit"};
+    bl_dummy_shape shape;
+    bl_error err;
+    if (bl_dummy_shape_read(s->energy, &shape, &err) != BL_OK)
+        return options_complain(&INFO_COMMAND, "--energy: %s", err.message);
+    bl_cost_operations o = bl_cost_count_operations(&shape, 3, (uint32_t)s->tokens);
+    json_t *rows = s->json ? json_array() : NULL;
+    if (!s->json)
+        printf("%s: products of layers for an input of %lld tokens, estimated, in joules\n\n"
+               "%s%-6s %12s %12s %12s %12s%s\n",
+               s->energy, (long long)s->tokens, bold_on(STDOUT_FILENO), "", "7NM MUL", "7NM ADD",
+               "45NM MUL", "45NM ADD", style_off(STDOUT_FILENO));
+    for (bl_cost_precision p = BL_COST_FP32; p <= BL_COST_ONE_BIT; p++) {
+        bl_cost_energy small = bl_cost_estimate(&o, p, BL_COST_7NM);
+        bl_cost_energy large = bl_cost_estimate(&o, p, BL_COST_45NM);
+        if (s->json)
+            json_array_append_new(
+                rows, json_pack("{s:s, s:s, s:f, s:f, s:f, s:f}", "precision", names[p], "kind",
+                                "estimated", "multiply_7nm", small.multiply, "add_7nm", small.add,
+                                "multiply_45nm", large.multiply, "add_45nm", large.add));
+        else
+            printf("%-6s %12.4g %12.4g %12.4g %12.4g\n", names[p], small.multiply, small.add,
+                   large.multiply, large.add);
+    }
+    return s->json ? print_or_drop(rows) : EXIT_SUCCESS;
+}
+
 static int run(int argc, char **argv) {
-    info_settings s = {0};
+    info_settings s = {.tokens = 512};
     switch (options_parse(&INFO_COMMAND, argc, argv, &s, NULL)) {
     case PARSE_HELP:
         return EXIT_SUCCESS;
@@ -70,6 +171,12 @@ static int run(int argc, char **argv) {
     case PARSE_OK:
         break;
     }
+    if (s.memory && s.energy)
+        return options_complain(&INFO_COMMAND, "--memory, --energy: expected one of them");
+    if (s.memory)
+        return print_memory(&s);
+    if (s.energy)
+        return print_energy(&s);
     if (s.json)
         return print_json();
     const char *cap = getenv("BITLOOM_CPU");
@@ -96,8 +203,11 @@ const command INFO_COMMAND = {
     .summary = "show the CPU, the kernels chosen for it and the build",
     .description =
         "Shows what matters for speed on this machine. The environment variable BITLOOM_CPU caps\n"
-        "the kernels at a level of the list, for comparison; results do not change with it.",
+        "the kernels at a level of the list, for comparison; results do not change with it.\n"
+        "With --memory or --energy: what a shape costs by arithmetic alone.",
     .examples = "  bitloom info\n"
+                "  bitloom info --memory 2B4T -c 4096\n"
+                "  bitloom info --energy 7B -n 1\n"
                 "  BITLOOM_CPU=ref bitloom info\n",
     .groups = GROUPS,
     .n_groups = sizeof GROUPS / sizeof *GROUPS,

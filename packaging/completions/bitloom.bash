@@ -75,7 +75,7 @@ _bitloom() {
         dummy)
             options+=" -o --output --shape --type --embed-type --vocab -s --seed -t --threads --json"
             options+=" -q --quiet" ;;
-        info) options+=" --json" ;;
+        info) options+=" --memory -c --ctx-size --energy -n --tokens --json" ;;
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
