@@ -50,10 +50,14 @@ typedef struct bl_model_info {
 const bl_model_info *bl_model_get_info(const bl_model *model); /* borrowed */
 
 typedef struct bl_session_params {
-    uint32_t n_ctx;     /* KV cache size in tokens; 0 = the model's context_length, at most 4096 */
-    uint32_t n_batch;   /* tokens evaluated together in prefill; 0 = 256 */
-    uint32_t n_threads; /* 0 = all physical cores */
+    uint32_t n_ctx;       /* KV cache size in tokens, of each sequence; 0 = the model's
+                             context_length, at most 4096 */
+    uint32_t n_batch;     /* tokens evaluated together; 0 = 256 */
+    uint32_t n_threads;   /* 0 = all physical cores */
+    uint32_t n_sequences; /* texts held side by side, at most BL_MAX_SEQUENCES; 0 = 1 */
 } bl_session_params;
+
+enum { BL_MAX_SEQUENCES = 4096 };
 
 bl_status bl_session_create(const bl_model *model, const bl_session_params *params,
                             bl_session **out, bl_error *err);
@@ -81,6 +85,44 @@ bl_status bl_session_shift(bl_session *session, size_t n_keep, size_t n_drop, bl
 
 /* Bytes of memory that the session holds. */
 size_t bl_session_bytes(const bl_session *session);
+
+/* Several texts at once. A session holds n_sequences texts, each with its own positions. The calls
+ * above mean sequence 0; those below take any, and weights are read once for a whole batch. What is
+ * computed for a sequence is, to the bit, what a session of its own would compute, whatever else is
+ * in the batch. Memory of the cache is taken up as positions are first used. */
+
+size_t bl_session_n_sequences(const bl_session *session);
+
+/* One token for one sequence. */
+typedef struct bl_batch_item {
+    uint32_t sequence;
+    bl_token token;
+    bool wants_logits; /* after this token */
+} bl_batch_item;
+
+/* Appends the token of each of items[n_items] to its sequence, in order; prompts and single tokens
+ * of any sequences may mix. logits: float[number of items that want them][vocab], in the order of
+ * the items; NULL when none does. bl_session_logits() is left as it is. Best is n_items <= n_batch.
+ * Errors: BL_ERR_ARGUMENT (a token or sequence out of range, logits missing, no items),
+ * BL_ERR_CONTEXT_FULL; the session is unchanged then. */
+bl_status bl_session_eval_batch(bl_session *session, const bl_batch_item *items, size_t n_items,
+                                float *logits, bl_error *err);
+
+/* Tokens that a sequence holds; 0 when there is no such sequence. */
+size_t bl_sequence_n_past(const bl_session *session, uint32_t sequence);
+
+/* Forgets the tokens of a sequence from position n_past on; 0 frees it for another text. */
+void bl_sequence_truncate(bl_session *session, uint32_t sequence, size_t n_past);
+
+/* Makes `to` hold the first n_tokens tokens of `from` instead of its own, without evaluating them:
+ * a prompt that several texts begin with. Error: BL_ERR_ARGUMENT (out of range). */
+bl_status bl_sequence_copy(bl_session *session, uint32_t from, uint32_t to, size_t n_tokens,
+                           bl_error *err);
+
+/* bl_session_shift() of any sequence. logits: NULL, or float[vocab] after the last token; left
+ * alone when nothing had to be evaluated. */
+bl_status bl_sequence_shift(bl_session *session, uint32_t sequence, size_t n_keep, size_t n_drop,
+                            float *logits, bl_error *err);
 
 #ifdef __cplusplus
 }

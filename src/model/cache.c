@@ -33,6 +33,16 @@ void bl__cache_store(bl__cache *cache, size_t layer, size_t kv_head, size_t posi
     memcpy(cache->values + to, v, d * sizeof(float));
 }
 
+void bl__cache_copy(const bl__cache *from, bl__cache *to, size_t n) {
+    size_t bytes = n * from->h->head_dim * sizeof(float);
+    for (size_t layer = 0; layer < from->h->n_layers; layer++)
+        for (size_t head = 0; head < from->h->n_kv_heads; head++) {
+            size_t at = head_at(from, layer, head);
+            memcpy(to->keys + at, from->keys + at, bytes);
+            memcpy(to->values + at, from->values + at, bytes);
+        }
+}
+
 const float *bl__cache_keys(const bl__cache *cache, size_t layer, size_t kv_head) {
     return cache->keys + head_at(cache, layer, kv_head);
 }

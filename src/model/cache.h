@@ -31,6 +31,9 @@ uint64_t bl__cache_position_bytes(const bl__cache *cache);
 void bl__cache_store(bl__cache *cache, size_t layer, size_t kv_head, size_t position,
                      const float *k, const float *v);
 
+/* Copies the first n positions of a cache to one of the same model and size. */
+void bl__cache_copy(const bl__cache *from, bl__cache *to, size_t n);
+
 /* float[n_ctx][head_dim] of one KV head. */
 const float *bl__cache_keys(const bl__cache *cache, size_t layer, size_t kv_head);
 const float *bl__cache_values(const bl__cache *cache, size_t layer, size_t kv_head);

@@ -1,48 +1,31 @@
-/* Owns a session: its memory, its place in the text, and the order of the forward pass.
+/* Owns a session's memory and the order of the forward pass.
  *
  *     h   = x + o(attn_sub_norm(attention(rope(q(n1)), rope(k(n1)), v(n1))))   n1 = attn_norm(x)
  *     x'  = h + down(ffn_sub_norm(act(gate(n2)) * up(n2)))                     n2 = ffn_norm(h)
  *
  * (arXiv 2504.12285 with both sub-norms; LLaMA without; BitNet, arXiv 2310.11453, with LayerNorms
- * in all places.) Must not know how products are made. */
-#include <string.h>
+ * in all places.) Must not know how products are made or which texts a batch belongs to. */
+#include "model/session.h"
 
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "base/error.h"
 #include "cpu/cpu.h"
-#include "model/attention.h"
-#include "model/compute.h"
 #include "model/work.h"
 
 enum { DEFAULT_MAX_CTX = 4096, DEFAULT_BATCH = 256, MAX_BATCH = 65536 };
-
-struct bl_session {
-    const bl_model *model;
-    const bl__kernels *kernels;
-    bl__pool *pool;
-    bl__arena arena;
-    bl__compute compute;
-    bl__attention attention;
-    bl__cache cache;
-    size_t n_ctx, n_batch, n_past;
-    bl_token *tokens; /* bl_token[n_ctx]: the text so far */
-    /* Activations of a batch. */
-    float *x;      /* float[n_batch][dim]: the residual stream */
-    float *normed; /* float[n_batch][dim] */
-    float *q, *k, *v;
-    float *attended;  /* float[n_batch][n_heads * head_dim] */
-    float *gate, *up; /* float[n_batch][ffn_dim] */
-    float *delta;     /* float[n_batch][dim]: what a block adds to x */
-    float *logits;    /* float[vocab] */
-};
 
 /* Lays all memory of a session out on an arena, measuring or real. */
 static void lay_out(bl_session *s, bl__arena *arena) {
     const bl__hparams *h = &s->model->hparams;
     size_t n = s->n_batch, q_dim = (size_t)h->n_heads * h->head_dim;
     size_t kv_dim = (size_t)h->n_kv_heads * h->head_dim;
-    s->tokens = bl__arena_alloc(arena, s->n_ctx, sizeof *s->tokens);
+    size_t n_places = 0;
+    if (!bl__mul_size(s->n_sequences, s->n_ctx, &n_places))
+        arena->overflowed = true;
+    s->tokens = bl__arena_alloc(arena, n_places, sizeof *s->tokens);
+    s->row_tokens = bl__arena_alloc(arena, n, sizeof *s->row_tokens);
+    s->wanted = bl__arena_alloc(arena, n, sizeof *s->wanted);
     s->x = bl__arena_alloc(arena, n * h->dim, sizeof(float));
     s->normed = bl__arena_alloc(arena, n * h->dim, sizeof(float));
     s->q = bl__arena_alloc(arena, n * q_dim, sizeof(float));
@@ -55,15 +38,16 @@ static void lay_out(bl_session *s, bl__arena *arena) {
     s->logits = bl__arena_alloc(arena, h->vocab, sizeof(float));
     bl__compute_layout(&s->compute, s->model, n, arena);
     bl__attention_layout(&s->attention, s->n_ctx, arena);
-    bl__cache_layout(&s->cache, h, s->n_ctx, arena);
+    for (size_t i = 0; i < s->n_sequences; i++)
+        bl__cache_layout(&s->sequences[i].cache, h, s->n_ctx, arena);
 }
 
 static bl_status allocate(bl_session *s, bl_error *err) {
     bl__arena measure = bl__arena_measuring();
     lay_out(s, &measure);
     if (measure.overflowed)
-        return bl__fail(err, BL_ERR_LIMIT, "a session of %zu tokens is too large to address",
-                        s->n_ctx);
+        return bl__fail(err, BL_ERR_LIMIT, "a session of %zu x %zu tokens is too large to address",
+                        s->n_sequences, s->n_ctx);
     bl_status status = bl__arena_create(measure.used, &s->arena, err);
     if (!status)
         lay_out(s, &s->arena);
@@ -77,13 +61,23 @@ bl_status bl_session_create(const bl_model *model, const bl_session_params *para
     if (p.n_batch > MAX_BATCH)
         return bl__fail(err, BL_ERR_ARGUMENT, "a batch of %u tokens, at most %d allowed", p.n_batch,
                         MAX_BATCH);
+    if (p.n_sequences > BL_MAX_SEQUENCES)
+        return bl__fail(err, BL_ERR_ARGUMENT, "%u sequences, at most %d allowed", p.n_sequences,
+                        BL_MAX_SEQUENCES);
     bl_session *s = bl__calloc(1, sizeof *s);
     if (!s)
         return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a session");
+    s->n_sequences = p.n_sequences ? p.n_sequences : 1;
+    s->sequences = bl__calloc(s->n_sequences, sizeof *s->sequences);
+    s->spans = bl__calloc(s->n_sequences, sizeof *s->spans);
+    if (!s->sequences || !s->spans) {
+        bl_session_free(s);
+        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate %u sequences", p.n_sequences);
+    }
     s->model = model;
     s->kernels = bl__kernels_get();
     s->n_ctx = p.n_ctx ? p.n_ctx : bl__min_size(trained, DEFAULT_MAX_CTX);
-    s->n_batch = bl__min_size(p.n_batch ? p.n_batch : DEFAULT_BATCH, s->n_ctx);
+    s->n_batch = bl__min_size(p.n_batch ? p.n_batch : DEFAULT_BATCH, s->n_sequences * s->n_ctx);
     bl_status status =
         bl__pool_create(p.n_threads ? p.n_threads : bl__cpu_physical_cores(), false, &s->pool, err);
     s->compute = (bl__compute){.kernels = s->kernels, .pool = s->pool};
@@ -102,6 +96,8 @@ void bl_session_free(bl_session *s) {
         return;
     bl__pool_free(s->pool);
     bl__arena_destroy(&s->arena);
+    bl__free(s->sequences);
+    bl__free(s->spans);
     bl__free(s);
 }
 
@@ -113,6 +109,7 @@ typedef struct batch {
     const float *weight; /* of a norm; NULL = no norm */
     const float *in;
     float *out;
+    const uint32_t *rows; /* uint32_t[n_tokens]: the row of `in` that is token t; NULL = t */
 } batch;
 
 /* out[n] = norm of x, which out may be. weight: of an RMS norm. */
@@ -135,7 +132,7 @@ static void norm_part(void *context, size_t part, size_t n_parts) {
     const batch *b = context;
     size_t end = b->n_tokens * (part + 1) / n_parts;
     for (size_t t = b->n_tokens * part / n_parts; t < end; t++)
-        norm_token(b, b->in + t * b->width, b->out + t * b->width);
+        norm_token(b, b->in + (b->rows ? b->rows[t] : t) * b->width, b->out + t * b->width);
 }
 
 /* gate becomes act(gate) * up and, where there is one, its sub-norm. */
@@ -156,7 +153,7 @@ static void activate_part(void *context, size_t part, size_t n_parts) {
 
 static void norm_tokens(bl_session *s, const float *in, const float *weight, size_t n_tokens,
                         size_t width, size_t n_groups, float *out) {
-    batch b = {s, n_tokens, width, n_groups, weight, in, out};
+    batch b = {s, n_tokens, width, n_groups, weight, in, out, NULL};
     bl__pool_run(s->pool, norm_part, &b, bl__min_size(n_tokens, s->compute.max_parts));
 }
 
@@ -171,14 +168,13 @@ static void sum_products(bl_session *s, const bl__linear *parts, const float *x,
     bl__compute_sum(&s->compute, parts, h->n_groups, h->linear_norm_eps, x, n_tokens, s->delta);
 }
 
-static void attention_block(bl_session *s, size_t i, const bl__span *spans, size_t n_spans,
-                            size_t n_tokens) {
+static void attention_block(bl_session *s, size_t i, size_t n_tokens) {
     const bl__hparams *h = &s->model->hparams;
     const bl__layer *layer = &s->model->layers[i];
     const bl__product qkv[] = {{&layer->q, s->q}, {&layer->k, s->k}, {&layer->v, s->v}};
     norm_tokens(s, s->x, layer->attn_norm, n_tokens, h->dim, 1, s->normed);
     products(s, qkv, 3, s->normed, n_tokens);
-    bl__attention_run(&s->attention, i, spans, n_spans, s->q, s->k, s->v, s->attended);
+    bl__attention_run(&s->attention, i, s->spans, s->n_spans, s->q, s->k, s->v, s->attended);
     if (layer->attn_sub_norm || h->layer_norm)
         norm_tokens(s, s->attended, layer->attn_sub_norm, n_tokens,
                     (size_t)h->n_heads * h->head_dim, h->n_groups, s->attended);
@@ -192,90 +188,31 @@ static void ffn_block(bl_session *s, size_t i, size_t n_tokens) {
     const bl__product gate_up[] = {{&layer->gate, s->gate}, {&layer->up, s->up}};
     norm_tokens(s, s->x, layer->ffn_norm, n_tokens, h->dim, 1, s->normed);
     products(s, gate_up, 2, s->normed, n_tokens);
-    batch b = {s, n_tokens, h->ffn_dim, h->n_groups, layer->ffn_sub_norm, s->up, s->gate};
+    batch b = {s, n_tokens, h->ffn_dim, h->n_groups, layer->ffn_sub_norm, s->up, s->gate, NULL};
     bl__pool_run(s->pool, activate_part, &b, bl__min_size(n_tokens, s->compute.max_parts));
     sum_products(s, layer->down, s->gate, n_tokens);
     bl__add(s->x, s->delta, n_tokens * h->dim);
 }
 
-/* Appends n_tokens <= n_batch tokens. logits: float[n_tokens][vocab], or NULL to compute those of
- * the last token, in the session, when `last` says so. */
-static void forward(bl_session *s, const bl_token *tokens, size_t n_tokens, float *logits,
-                    bool last) {
+void bl__session_forward(bl_session *s, size_t n_tokens, size_t n_wanted, float *logits) {
     const bl_model *m = s->model;
     size_t dim = m->hparams.dim;
-    const bl__span span = {&s->cache, 0, s->n_past, n_tokens};
     for (size_t t = 0; t < n_tokens; t++)
-        bl__compute_row(&s->compute, &m->embedding, (size_t)tokens[t], s->x + t * dim);
+        bl__compute_row(&s->compute, &m->embedding, (size_t)s->row_tokens[t], s->x + t * dim);
     for (size_t i = 0; i < m->hparams.n_layers; i++) {
-        attention_block(s, i, &span, 1, n_tokens);
+        attention_block(s, i, n_tokens);
         ffn_block(s, i, n_tokens);
     }
-    memmove(s->tokens + s->n_past, tokens, n_tokens * sizeof *tokens);
-    s->n_past += n_tokens;
-    if (!logits && !last)
+    if (n_wanted == 0)
         return;
-    size_t first = logits ? 0 : n_tokens - 1, n = n_tokens - first;
-    norm_tokens(s, s->x + first * dim, m->output_norm, n, dim, 1, s->normed);
-    const bl__product head = {&m->head, logits ? logits : s->logits};
-    products(s, &head, 1, s->normed, n);
-    if (logits)
-        memcpy(s->logits, logits + (n - 1) * m->hparams.vocab, m->hparams.vocab * sizeof(float));
-}
-
-bl_status bl_session_eval(bl_session *s, const bl_token *tokens, size_t n_tokens, float *all_logits,
-                          bl_error *err) {
-    uint32_t vocab = s->model->hparams.vocab;
-    if (n_tokens == 0)
-        return bl__fail(err, BL_ERR_ARGUMENT, "no tokens to evaluate");
-    if (n_tokens > s->n_ctx - s->n_past)
-        return bl__fail(err, BL_ERR_CONTEXT_FULL,
-                        "%zu tokens do not fit: %zu of %zu in the context are taken", n_tokens,
-                        s->n_past, s->n_ctx);
-    for (size_t t = 0; t < n_tokens; t++)
-        if (tokens[t] < 0 || (uint32_t)tokens[t] >= vocab)
-            return bl__fail(err, BL_ERR_ARGUMENT, "token %d, expected 0 to %u", tokens[t],
-                            vocab - 1);
-    for (size_t at = 0, n; at < n_tokens; at += n) {
-        n = bl__min_size(s->n_batch, n_tokens - at);
-        forward(s, tokens + at, n, all_logits ? all_logits + at * vocab : NULL, at + n == n_tokens);
-    }
-    return BL_OK;
-}
-
-const float *bl_session_logits(const bl_session *s) {
-    return s->logits;
-}
-size_t bl_session_n_past(const bl_session *s) {
-    return s->n_past;
-}
-size_t bl_session_n_ctx(const bl_session *s) {
-    return s->n_ctx;
-}
-size_t bl_session_bytes(const bl_session *s) {
-    return s->arena.size;
+    batch b = {s, n_wanted, dim, 1, m->output_norm, s->x, s->normed, s->wanted};
+    bl__pool_run(s->pool, norm_part, &b, bl__min_size(n_wanted, s->compute.max_parts));
+    const bl__product head = {&m->head, logits};
+    products(s, &head, 1, s->normed, n_wanted);
 }
 
 bl__work bl__session_work(const bl_session *s) {
     bl__work work = bl__model_work(s->model);
-    work.position_bytes = bl__cache_position_bytes(&s->cache);
+    work.position_bytes = bl__cache_position_bytes(&s->sequences[0].cache);
     return work;
-}
-
-void bl_session_truncate(bl_session *s, size_t n_past) {
-    s->n_past = bl__min_size(n_past, s->n_past);
-}
-
-bl_status bl_session_shift(bl_session *s, size_t n_keep, size_t n_drop, bl_error *err) {
-    if (n_keep > s->n_past || n_drop > s->n_past - n_keep)
-        return bl__fail(err, BL_ERR_ARGUMENT, "cannot drop %zu tokens after the first %zu of %zu",
-                        n_drop, n_keep, s->n_past);
-    size_t n_rest = s->n_past - n_keep - n_drop;
-    s->n_past = n_keep;
-    if (n_rest == 0 || n_drop == 0) {
-        s->n_past += n_rest;
-        return BL_OK;
-    }
-    /* the rest moves down inside s->tokens as forward() appends it, behind where it is read */
-    return bl_session_eval(s, s->tokens + n_keep + n_drop, n_rest, NULL, err);
 }

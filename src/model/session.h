@@ -1,0 +1,44 @@
+/* Private to model/: what a session holds, and the forward pass of one batch. */
+#ifndef BL_MODEL_SESSION_H
+#define BL_MODEL_SESSION_H
+
+#include "model/attention.h"
+#include "model/compute.h"
+
+/* One of the texts that a session holds. */
+typedef struct bl__sequence {
+    bl__cache cache;
+    size_t n_past;  /* tokens that are evaluated */
+    size_t n_batch; /* scratch of whoever makes up a batch: this sequence's part of it */
+} bl__sequence;
+
+struct bl_session {
+    const bl_model *model;
+    const bl__kernels *kernels;
+    bl__pool *pool;
+    bl__arena arena;
+    bl__compute compute;
+    bl__attention attention;
+    size_t n_sequences, n_ctx, n_batch;
+    bl_token *tokens;        /* bl_token[n_sequences][n_ctx]: the texts so far */
+    bl__sequence *sequences; /* bl__sequence[n_sequences] */
+    /* The batch in hand. */
+    bl_token *row_tokens; /* bl_token[n_batch] */
+    uint32_t *wanted;     /* uint32_t[n_batch]: rows whose logits are wanted, in the order asked */
+    bl__span *spans;      /* bl__span[n_sequences]: whose rows they are, n_spans of them */
+    size_t n_spans;
+    /* Its activations. */
+    float *x;      /* float[n_batch][dim]: the residual stream */
+    float *normed; /* float[n_batch][dim] */
+    float *q, *k, *v;
+    float *attended;  /* float[n_batch][n_heads * head_dim] */
+    float *gate, *up; /* float[n_batch][ffn_dim] */
+    float *delta;     /* float[n_batch][dim]: what a block adds to x */
+    float *logits;    /* float[vocab]: of sequence 0, for bl_session_logits() */
+};
+
+/* Evaluates row_tokens[n_tokens], n_tokens <= n_batch, which spans[n_spans] cover in order, and
+ * writes logits: float[n_wanted][vocab] of rows wanted[n_wanted]. Texts stay as they are. */
+void bl__session_forward(bl_session *session, size_t n_tokens, size_t n_wanted, float *logits);
+
+#endif
