@@ -17,7 +17,7 @@ enum { MAX_LIST = 32, NAME_BYTES = 48 };
 
 typedef struct bench_settings {
     option_list models;
-    const char *prompts, *generates, *depths, *threads, *numa;
+    const char *prompts, *generates, *streams, *depths, *threads, *numa;
     int64_t batch, repeats;
     bool json, csv, quiet;
 } bench_settings;
@@ -31,6 +31,8 @@ static const option OPTIONS[] = {
      "tokens of a prompt, evaluated together (default 512; 0 = no such test)"},
     {'n', "n-gen", NULL, OPTION_TEXT, "N,...", BENCH(generates), 0, 0, NULL,
      "tokens generated, one after the other (default 128; 0 = no such test)"},
+    {'S', "streams", "-npl", OPTION_TEXT, "N,...", BENCH(streams), 0, 0, NULL,
+     "texts generated side by side, each of n-gen tokens; rates are of all together (default 1)"},
     {'d', "n-depth", NULL, OPTION_TEXT, "N,...", BENCH(depths), 0, 0, NULL,
      "tokens in the context before (default 0)"},
     {'t', "threads", NULL, OPTION_TEXT, "N,...", BENCH(threads), 0, 0, NULL,
@@ -54,7 +56,7 @@ typedef struct number_list {
 /* What all tests share. */
 typedef struct bench {
     const bench_settings *settings;
-    number_list prompts, generates, depths, threads;
+    number_list prompts, generates, streams, depths, threads;
     bl_bench_limits limits[MAX_LIST]; /* one for each of threads */
     json_t *root, *results;           /* with --json */
     bool is_shown;                    /* progress */
@@ -86,10 +88,12 @@ static bool parse_list(const char *name, const char *text, uint32_t max, number_
     }
 }
 
-/* "pp512", "tg128 @ d1024": as llama-bench calls them. */
+/* "pp512", "tg128 @ d1024": as llama-bench calls them; "tg128 x8" for 8 streams. */
 static void name_test(const bl_bench_test *test, char name[NAME_BYTES]) {
     int n = snprintf(name, NAME_BYTES, "%s%u", test->n_prompt ? "pp" : "tg",
                      test->n_prompt ? test->n_prompt : test->n_generate);
+    if (test->n_streams > 1 && n > 0)
+        n += snprintf(name + n, NAME_BYTES - (size_t)n, " x%u", test->n_streams);
     if (test->depth && n > 0)
         snprintf(name + n, NAME_BYTES - (size_t)n, " @ d%u", test->depth);
 }
@@ -160,7 +164,8 @@ static void print_row(const char *name, const bl_bench_result *r) {
 
 static void print_csv_head(void) {
     puts("model,model_name,model_type,model_bytes,n_params,cpu,kernels,test,n_prompt,n_gen,n_depth,"
-         "threads,batch,repetitions,tokens_per_second,tokens_per_second_min,tokens_per_second_max,"
+         "streams,threads,batch,repetitions,tokens_per_second,tokens_per_second_min,tokens_per_"
+         "second_max,"
          "bytes_per_token,int8_ops_per_token,share_of_bandwidth,share_of_int8_peak,read_bandwidth,"
          "int8_peak");
 }
@@ -184,11 +189,11 @@ static void print_csv(const char *path, const bl_model_info *info, const char *n
     printf("%s,%llu,%llu,", info->weights, (unsigned long long)info->file_bytes,
            (unsigned long long)info->n_params);
     print_quoted(bl_cpu_name());
-    printf("%s,%s,%u,%u,%u,%u,%u,%u,%.6g,%.6g,%.6g,%.9g,%.9g,%.6g,%.6g,%.6g,%.6g\n",
+    printf("%s,%s,%u,%u,%u,%u,%u,%u,%u,%.6g,%.6g,%.6g,%.9g,%.9g,%.6g,%.6g,%.6g,%.6g\n",
            bl_kernel_level(), name, r->test.n_prompt, r->test.n_generate, r->test.depth,
-           r->test.n_threads, r->test.n_batch, r->test.n_repeats, r->tokens_per_second, r->slowest,
-           r->fastest, r->bytes_per_token, r->int8_ops_per_token, r->share_of_bandwidth,
-           r->share_of_int8_peak, limits->read_bandwidth, limits->int8_peak);
+           r->test.n_streams, r->test.n_threads, r->test.n_batch, r->test.n_repeats,
+           r->tokens_per_second, r->slowest, r->fastest, r->bytes_per_token, r->int8_ops_per_token,
+           r->share_of_bandwidth, r->share_of_int8_peak, limits->read_bandwidth, limits->int8_peak);
     fflush(stdout);
 }
 
@@ -218,13 +223,13 @@ static bool add_json(bench *b, const char *path, const bl_model_info *info, cons
     for (uint32_t i = 0; i < r->test.n_repeats; i++)
         json_array_append_new(samples, json_real(r->samples[i]));
     json_t *row = json_pack(
-        "{s:s, s:s%, s:s, s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I}", "model", path,
+        "{s:s, s:s%, s:s, s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "model", path,
         "model_name", info->name, strlen(info->name), "model_type", info->weights, "model_bytes",
         (json_int_t)info->file_bytes, "n_params", (json_int_t)info->n_params, "kernels",
         bl_kernel_level(), "test", name, "n_prompt", (json_int_t)r->test.n_prompt, "n_gen",
-        (json_int_t)r->test.n_generate, "n_depth", (json_int_t)r->test.depth, "threads",
-        (json_int_t)r->test.n_threads, "batch", (json_int_t)r->test.n_batch, "session_bytes",
-        (json_int_t)r->session_bytes);
+        (json_int_t)r->test.n_generate, "streams", (json_int_t)r->test.n_streams, "n_depth",
+        (json_int_t)r->test.depth, "threads", (json_int_t)r->test.n_threads, "batch",
+        (json_int_t)r->test.n_batch, "session_bytes", (json_int_t)r->session_bytes);
     json_t *figures = json_pack(
         "{s:f, s:f, s:f, s:o, s:f, s:f, s:f, s:f}", "tokens_per_second", r->tokens_per_second,
         "tokens_per_second_min", r->slowest, "tokens_per_second_max", r->fastest, "samples",
@@ -261,6 +266,26 @@ static int run_test(bench *b, const char *path, const bl_model *model, const bl_
     return EXIT_SUCCESS;
 }
 
+/* The tests of one thread count and depth: prompts, then generation by each number of streams. */
+static int run_tests(bench *b, const char *path, const bl_model *model, bl_bench_test test,
+                     const bl_bench_limits *limits) {
+    int status = EXIT_SUCCESS;
+    for (size_t i = 0; i < b->prompts.n && status == EXIT_SUCCESS; i++) {
+        test.n_prompt = b->prompts.items[i];
+        if (test.n_prompt)
+            status = run_test(b, path, model, &test, limits);
+    }
+    test.n_prompt = 0;
+    for (size_t i = 0; i < b->generates.n; i++)
+        for (size_t s = 0; s < b->streams.n && status == EXIT_SUCCESS; s++) {
+            test.n_generate = b->generates.items[i];
+            test.n_streams = b->streams.items[s];
+            if (test.n_generate)
+                status = run_test(b, path, model, &test, limits);
+        }
+    return status;
+}
+
 static int run_model(bench *b, const char *path) {
     bl_model *model = NULL;
     bl_error err;
@@ -270,19 +295,13 @@ static int run_model(bench *b, const char *path) {
     if (!b->settings->json && !b->settings->csv)
         print_model_head(path, bl_model_get_info(model));
     for (size_t t = 0; t < b->threads.n; t++)
-        for (size_t d = 0; d < b->depths.n; d++)
-            for (size_t i = 0; i < b->prompts.n + b->generates.n && status == EXIT_SUCCESS; i++) {
-                bool prompt = i < b->prompts.n;
-                uint32_t n = prompt ? b->prompts.items[i] : b->generates.items[i - b->prompts.n];
-                const bl_bench_test test = {.n_prompt = prompt ? n : 0,
-                                            .n_generate = prompt ? 0 : n,
-                                            .depth = b->depths.items[d],
-                                            .n_batch = (uint32_t)b->settings->batch,
-                                            .n_threads = b->limits[t].n_threads,
-                                            .n_repeats = (uint32_t)b->settings->repeats};
-                if (n)
-                    status = run_test(b, path, model, &test, &b->limits[t]);
-            }
+        for (size_t d = 0; d < b->depths.n && status == EXIT_SUCCESS; d++) {
+            const bl_bench_test test = {.depth = b->depths.items[d],
+                                        .n_batch = (uint32_t)b->settings->batch,
+                                        .n_threads = b->limits[t].n_threads,
+                                        .n_repeats = (uint32_t)b->settings->repeats};
+            status = run_tests(b, path, model, test, &b->limits[t]);
+        }
     bl_model_close(model);
     return status;
 }
@@ -317,8 +336,12 @@ static int run_all(bench *b, const char *const *paths, size_t n_paths) {
 }
 
 static int run(int argc, char **argv) {
-    bench_settings s = {
-        .prompts = "512", .generates = "128", .depths = "0", .threads = "0", .repeats = 5};
+    bench_settings s = {.prompts = "512",
+                        .generates = "128",
+                        .streams = "1",
+                        .depths = "0",
+                        .threads = "0",
+                        .repeats = 5};
     switch (options_parse(&BENCH_COMMAND, argc, argv, &s, NULL)) {
     case PARSE_HELP:
         return EXIT_SUCCESS;
@@ -332,6 +355,7 @@ static int run(int argc, char **argv) {
         return options_complain(&BENCH_COMMAND, "--json, --csv: expected one of them");
     if (!parse_list("n-prompt", s.prompts, 1 << 24, &b.prompts) ||
         !parse_list("n-gen", s.generates, 1 << 24, &b.generates) ||
+        !parse_list("streams", s.streams, BL_MAX_SEQUENCES, &b.streams) ||
         !parse_list("n-depth", s.depths, 1 << 24, &b.depths) ||
         !parse_list("threads", s.threads, 1024, &b.threads))
         return EXIT_USAGE;

@@ -42,7 +42,8 @@ bl_status bl_bench_measure_limits(uint32_t n_threads, bl_bench_limits *out, bl_e
 typedef struct bl_bench_test {
     uint32_t n_prompt;   /* tokens evaluated together, n_batch at a time, as a prompt is */
     uint32_t n_generate; /* tokens evaluated one after the other, as text is generated */
-    uint32_t depth;      /* tokens that the session holds before */
+    uint32_t n_streams;  /* texts generated side by side, n_generate tokens of each; 0 = 1 */
+    uint32_t depth;      /* tokens that the session holds before, of each text */
     uint32_t n_batch;    /* 0 = 512 */
     uint32_t n_threads;  /* 0 = all physical cores */
     uint32_t
@@ -51,7 +52,7 @@ typedef struct bl_bench_test {
 
 typedef struct bl_bench_result {
     bl_bench_test test;                   /* with the defaults filled in */
-    double samples[BL_BENCH_MAX_REPEATS]; /* tokens a second of each repeat, in order */
+    double samples[BL_BENCH_MAX_REPEATS]; /* tokens a second of each repeat, all streams together */
     double tokens_per_second;             /* their median */
     double slowest, fastest;              /* and their spread */
     double bytes_per_token;               /* mean over the test's tokens; weights once a batch */

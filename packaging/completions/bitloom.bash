@@ -67,8 +67,8 @@ _bitloom() {
             options+=" -o --output --kind --vocab --coverage --bos --eos --special --field --json"
             options+=" -q --quiet" ;;
         bench)
-            options+=" -m --model -p --n-prompt -n --n-gen -d --n-depth -t --threads -b --batch-size"
-            options+=" -r --repetitions --numa --json --csv -q --quiet" ;;
+            options+=" -m --model -p --n-prompt -n --n-gen -S --streams -d --n-depth -t --threads"
+            options+=" -b --batch-size -r --repetitions --numa --json --csv -q --quiet" ;;
         perplexity)
             options+=" -m --model -f --file -c --ctx-size --protocol --bos --windows --chunks"
             options+=" -t --threads --numa --json -q --quiet" ;;

@@ -103,6 +103,7 @@ complete -c bitloom -n '__fish_seen_subcommand_from tokenizer' -l eos -x -d 'tok
 complete -c bitloom -n '__fish_seen_subcommand_from tokenizer' -l special -x -d 'one more special token'
 complete -c bitloom -n '__fish_seen_subcommand_from bench' -s p -l n-prompt -x -d 'tokens of a prompt'
 complete -c bitloom -n '__fish_seen_subcommand_from bench' -s n -l n-gen -x -d 'tokens generated'
+complete -c bitloom -n '__fish_seen_subcommand_from bench' -s S -l streams -x -d 'texts generated side by side'
 complete -c bitloom -n '__fish_seen_subcommand_from bench' -s d -l n-depth -x -d 'tokens in the context before'
 complete -c bitloom -n '__fish_seen_subcommand_from bench' -s r -l repetitions -x -d 'times that each test is run'
 complete -c bitloom -n '__fish_seen_subcommand_from perplexity' -s f -l file -r -F -d 'text'

@@ -18,47 +18,112 @@ static bl_status check_test(const bl_bench_test *t, bl_error *err) {
     if (t->n_repeats < 1 || t->n_repeats > BL_BENCH_MAX_REPEATS)
         return bl__fail(err, BL_ERR_ARGUMENT, "%u repeats, expected 1 to %d", t->n_repeats,
                         BL_BENCH_MAX_REPEATS);
+    if (t->n_streams > BL_MAX_SEQUENCES || (t->n_prompt && t->n_streams > 1))
+        return bl__fail(err, BL_ERR_ARGUMENT,
+                        "%u streams, expected 1 to %d, and 1 where a prompt is evaluated",
+                        t->n_streams, BL_MAX_SEQUENCES);
     if (t->depth > MAX_TOKENS || t->n_prompt > MAX_TOKENS || t->n_generate > MAX_TOKENS)
         return bl__fail(err, BL_ERR_ARGUMENT, "more than %d tokens", MAX_TOKENS);
     return BL_OK;
 }
 
+/* What a test works on. */
+typedef struct course {
+    const bl_bench_test *test;
+    bl_session *session;
+    bl_token *tokens;     /* of the prompt, or of each stream in another order */
+    size_t n_tokens;      /* of the longest */
+    bl_batch_item *items; /* bl_batch_item[n_streams] */
+    float *logits;        /* float[n_streams][vocab] */
+} course;
+
+/* The next token of every stream. */
+static bl_status step_streams(course *c, uint32_t step, bl_error *err) {
+    for (uint32_t s = 0; s < c->test->n_streams; s++)
+        c->items[s] = (bl_batch_item){s, c->tokens[((size_t)step + s) % c->n_tokens], true};
+    return bl_session_eval_batch(c->session, c->items, c->test->n_streams, c->logits, err);
+}
+
 /* Evaluates n tokens as the test says: together, or one after the other. */
-static bl_status evaluate(bl_session *session, const bl_bench_test *test, const bl_token *tokens,
-                          uint32_t n, bl_error *err) {
-    if (test->n_prompt)
-        return bl_session_eval(session, tokens, n, NULL, err);
+static bl_status evaluate(course *c, uint32_t n, bl_error *err) {
+    if (c->test->n_prompt)
+        return bl_session_eval(c->session, c->tokens, n, NULL, err);
     bl_status status = BL_OK;
     for (uint32_t i = 0; i < n && !status; i++)
-        status = bl_session_eval(session, &tokens[i], 1, NULL, err);
+        status = c->test->n_streams > 1 ? step_streams(c, i, err)
+                                        : bl_session_eval(c->session, &c->tokens[i], 1, NULL, err);
     return status;
 }
 
-/* Fills the samples. The session holds test->depth tokens, before and after. */
-static bl_status repeat(bl_session *session, const bl_token *tokens, bl_bench_progress progress,
-                        void *user, bl_bench_result *result, bl_error *err) {
-    const bl_bench_test *test = &result->test;
+static void rewind_streams(course *c) {
+    for (uint32_t s = 0; s < c->test->n_streams; s++)
+        bl_sequence_truncate(c->session, s, c->test->depth);
+}
+
+/* Gives every stream the tokens that it holds before. */
+static bl_status fill_depth(course *c, bl_error *err) {
+    if (!c->test->depth)
+        return BL_OK;
+    bl_status status = bl_session_eval(c->session, c->tokens, c->test->depth, NULL, err);
+    for (uint32_t s = 1; s < c->test->n_streams && !status; s++)
+        status = bl_sequence_copy(c->session, 0, s, c->test->depth, err);
+    return status;
+}
+
+/* Fills the samples. Each stream holds test->depth tokens, before and after. */
+static bl_status repeat(course *c, bl_bench_progress progress, void *user, bl_bench_result *result,
+                        bl_error *err) {
+    const bl_bench_test *test = c->test;
     uint32_t n = test->n_prompt ? test->n_prompt : test->n_generate;
     uint32_t n_warm = !test->n_prompt ? 1 : n < test->n_batch ? n : test->n_batch;
-    bl_status status = evaluate(session, test, tokens, n_warm, err);
-    bl_session_truncate(session, test->depth);
+    bl_status status = evaluate(c, n_warm, err);
+    rewind_streams(c);
     for (uint32_t i = 0; i < test->n_repeats && !status; i++) {
         if (progress && !progress(user, i))
             return bl__fail(err, BL_ERR_CANCELLED, "benchmark cancelled");
         double start = bl__seconds_now();
-        status = evaluate(session, test, tokens, n, err);
+        status = evaluate(c, n, err);
         double spent = bl__seconds_now() - start;
-        result->samples[i] = (double)n / (spent > 0 ? spent : 1e-9);
-        bl_session_truncate(session, test->depth);
+        result->samples[i] = (double)n * test->n_streams / (spent > 0 ? spent : 1e-9);
+        rewind_streams(c);
     }
     return status;
+}
+
+/* Makes up the tokens and opens the session; what is there is left for close_course(). */
+static bl_status open_course(course *c, const bl_model *model, bl_error *err) {
+    const bl_bench_test *test = c->test;
+    uint32_t n = test->n_prompt + test->n_generate, vocab = bl_model_get_info(model)->vocab;
+    c->n_tokens = n > test->depth ? n : test->depth;
+    c->tokens = bl__malloc_array(c->n_tokens, sizeof *c->tokens);
+    c->items = bl__malloc_array(test->n_streams, sizeof *c->items);
+    c->logits = bl__calloc(test->n_streams, vocab * sizeof *c->logits);
+    if (!c->tokens || !c->items || !c->logits)
+        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate %zu tokens, or logits of %u streams",
+                        c->n_tokens, test->n_streams);
+    bl__random random;
+    bl__random_seed(&random, SEED);
+    for (size_t i = 0; i < c->n_tokens; i++)
+        c->tokens[i] = (bl_token)bl__random_below(&random, vocab);
+    const bl_session_params params = {.n_ctx = test->depth + n,
+                                      .n_batch = test->n_batch > test->n_streams ? test->n_batch
+                                                                                 : test->n_streams,
+                                      .n_threads = test->n_threads,
+                                      .n_sequences = test->n_streams};
+    return bl_session_create(model, &params, &c->session, err);
+}
+
+static void close_course(course *c) {
+    bl_session_free(c->session);
+    bl__free(c->tokens);
+    bl__free(c->items);
+    bl__free(c->logits);
 }
 
 bl_status bl_bench_run(const bl_model *model, const bl_bench_test *test,
                        const bl_bench_limits *limits, bl_bench_progress progress, void *user,
                        bl_bench_result *out, bl_error *err) {
     bl_bench_result result = {.test = *test};
-    bl_session *session = NULL;
     bl_status status = check_test(test, err);
     if (status)
         return status;
@@ -66,30 +131,21 @@ bl_status bl_bench_run(const bl_model *model, const bl_bench_test *test,
         result.test.n_threads = bl_cpu_physical_cores();
     if (!test->n_batch)
         result.test.n_batch = DEFAULT_BATCH;
-    uint32_t n = test->n_prompt + test->n_generate, n_most = n > test->depth ? n : test->depth;
-    bl_token *tokens = bl__malloc_array(n_most, sizeof *tokens);
-    if (!tokens)
-        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate %u tokens", n_most);
-    bl__random random;
-    bl__random_seed(&random, SEED);
-    for (uint32_t i = 0; i < n_most; i++)
-        tokens[i] = (bl_token)bl__random_below(&random, bl_model_get_info(model)->vocab);
-    const bl_session_params params = {.n_ctx = test->depth + n,
-                                      .n_batch = result.test.n_batch,
-                                      .n_threads = result.test.n_threads};
-    status = bl_session_create(model, &params, &session, err);
-    if (!status && test->depth)
-        status = bl_session_eval(session, tokens, test->depth, NULL, err);
+    if (!test->n_streams)
+        result.test.n_streams = 1;
+    course c = {.test = &result.test};
+    status = open_course(&c, model, err);
     if (!status)
-        status = repeat(session, tokens, progress, user, &result, err);
+        status = fill_depth(&c, err);
+    if (!status)
+        status = repeat(&c, progress, user, &result, err);
     if (!status) {
-        bl__work work = bl__session_work(session);
-        result.session_bytes = bl_session_bytes(session);
+        bl__work work = bl__session_work(c.session);
+        result.session_bytes = bl_session_bytes(c.session);
         bl__bench_spread(&result);
         bl__bench_shares(&result, &work, limits);
         *out = result;
     }
-    bl_session_free(session);
-    bl__free(tokens);
+    close_course(&c);
     return status;
 }

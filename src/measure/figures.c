@@ -39,19 +39,22 @@ static double prompt_bytes(const bl_bench_test *test, const bl__work *work) {
     return bytes;
 }
 
-/* Single tokens: each reads everything, and one position more than the one before it. */
+/* Single tokens of every stream: each step reads the weights once, a row of the embedding for each
+ * stream, and one position of each more than the step before it. */
 static double generate_bytes(const bl_bench_test *test, const bl__work *work) {
-    double n = test->n_generate, weights = (double)work->layer_bytes + (double)work->head_bytes +
-                                           (double)work->token_bytes;
-    double positions = n * test->depth + n * (n + 1) / 2;
+    double n = test->n_generate, n_streams = test->n_streams;
+    double weights = (double)work->layer_bytes + (double)work->head_bytes +
+                     n_streams * (double)work->token_bytes;
+    double positions = n_streams * (n * test->depth + n * (n + 1) / 2);
     return n * weights + positions * (double)work->position_bytes;
 }
 
 void bl__bench_shares(bl_bench_result *result, const bl__work *work,
                       const bl_bench_limits *limits) {
     const bl_bench_test *test = &result->test;
-    result->bytes_per_token = test->n_prompt ? prompt_bytes(test, work) / test->n_prompt
-                                             : generate_bytes(test, work) / test->n_generate;
+    result->bytes_per_token =
+        test->n_prompt ? prompt_bytes(test, work) / test->n_prompt
+                       : generate_bytes(test, work) / ((double)test->n_generate * test->n_streams);
     result->int8_ops_per_token = 2 * (double)work->int8_macs;
     result->share_of_bandwidth = result->share_of_int8_peak = 0;
     if (limits && limits->read_bandwidth > 0)

@@ -37,6 +37,7 @@ refused 1 'room for' dummy --shape 4096x1048576x1048576 -o "$work/none"
 refused 1 'No such file' dummy --shape 125M -o "$work/none/there.gguf"
 refused 2 'found "1,x"' bench -m "$tiny" -t 1,x
 refused 2 'found ""' bench -m "$tiny" -p ''
+refused 2 'found "4097"' bench -m "$tiny" --streams 4097
 refused 2 'found "5,"' bench -m "$tiny" -n 5,
 refused 2 'expected one of them' bench -m "$tiny" --json --csv
 refused 1 "$work/none" bench -m "$work/none" --json -t 1
@@ -75,11 +76,12 @@ assert capped["kernels"] == "ref" and len(capped["results"]) == 1, capped
 assert capped["limits"][0]["int8_peak"] == capped["limits"][0]["int8_peaks"]["ref"], capped
 END
 
-"$program" bench -m "$tiny" -m "$work/again.gguf" -p 4 -n 2 -t 1 -r 1 --csv >"$work/csv" || fail "bench --csv"
+"$program" bench -m "$tiny" -m "$work/again.gguf" -p 4 -n 2 -S 1,3 -t 1 -r 1 --csv >"$work/csv" || fail "bench --csv"
 python3 - "$work/csv" <<'END' || fail "bench: CSV"
 import csv, sys
 rows = list(csv.DictReader(open(sys.argv[1])))
-assert [row["test"] for row in rows] == ["pp4", "tg2"] * 2, rows
+assert [row["test"] for row in rows] == ["pp4", "tg2", "tg2 x3"] * 2, rows
+assert [row["streams"] for row in rows] == ["1", "1", "3"] * 2, rows
 assert all(None not in row and float(row["tokens_per_second"]) > 0 for row in rows), rows
 END
 

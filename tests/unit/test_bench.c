@@ -47,7 +47,7 @@ static void test_shares(void **state) {
                            .position_bytes = 1,
                            .int8_macs = 500};
     const bl_bench_limits limits = {.read_bandwidth = 11250, .int8_peak = 40000};
-    bl_bench_result r = {.test = {.n_generate = 4, .depth = 13, .n_repeats = 1}};
+    bl_bench_result r = {.test = {.n_generate = 4, .n_streams = 1, .depth = 13, .n_repeats = 1}};
     r.tokens_per_second = 5;
     bl__bench_shares(&r, &work, &limits);
     /* positions 14, 15, 16, 17: 15.5 on average */
@@ -58,7 +58,12 @@ static void test_shares(void **state) {
     assert_true(r.bytes_per_token == 1125.5);
     assert_true(r.share_of_bandwidth == 0 && r.share_of_int8_peak == 0);
 
-    r.test = (bl_bench_test){.n_prompt = 10, .n_batch = 4, .depth = 3};
+    r.test.n_streams = 10;
+    bl__bench_shares(&r, &work, &limits);
+    /* weights once for ten tokens, the embedding and the positions for each */
+    assert_true(r.bytes_per_token == 110 + 10 + 15.5 && r.share_of_int8_peak == 0.125);
+
+    r.test = (bl_bench_test){.n_prompt = 10, .n_streams = 1, .n_batch = 4, .depth = 3};
     bl__bench_shares(&r, &work, &limits);
     /* batches that end at positions 7, 11 and 13 */
     assert_true(r.bytes_per_token == (3 * 1000 + 100 + 10 * 10 + 7 + 11 + 13) / 10.0);
@@ -142,13 +147,20 @@ static void test_run(void **state) {
     assert_int_equal(r.test.n_batch, 512);
     assert_true(r.test.n_threads >= 1 && r.share_of_bandwidth == 0);
 
-    test.n_repeats = 20;
+    test = (bl_bench_test){
+        .n_generate = 3, .n_streams = 4, .depth = 2, .n_batch = 1, .n_threads = 2, .n_repeats = 3};
+    assert_int_equal(bl_bench_run(model, &test, NULL, NULL, NULL, &r, &err), BL_OK);
+    assert_true(r.test.n_streams == 4 && r.slowest > 0);
+
+    test = (bl_bench_test){.n_prompt = 7, .n_repeats = 20};
     count = 0;
     assert_int_equal(bl_bench_run(model, &test, NULL, count_repeats, &count, &r, &err),
                      BL_ERR_CANCELLED);
     const bl_bench_test bad[] = {{.n_repeats = 1},
                                  {.n_prompt = 1, .n_generate = 1, .n_repeats = 1},
                                  {.n_prompt = 1},
+                                 {.n_prompt = 2, .n_streams = 2, .n_repeats = 1},
+                                 {.n_generate = 2, .n_streams = 5000, .n_repeats = 1},
                                  {.n_prompt = 1, .n_repeats = BL_BENCH_MAX_REPEATS + 1},
                                  {.n_prompt = 1, .n_repeats = 1, .depth = UINT32_MAX}};
     for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++)
