@@ -60,10 +60,11 @@ static int print_or_drop(json_t *object) {
 static int print_json(void) {
     const char *mpi = bl_train_mpi(NULL);
     json_t *object =
-        json_pack("{s:s, s:s, s:o, s:I, s:s, s:o, s:b, s:s?}", "version", bl_version(), "cpu",
+        json_pack("{s:s, s:s, s:o, s:I, s:s, s:o, s:s, s:b, s:s?}", "version", bl_version(), "cpu",
                   bl_cpu_name(), "features", words_to_array(bl_cpu_features()), "physical_cores",
                   (json_int_t)bl_cpu_physical_cores(), "kernel", bl_kernel_level(), "kernels",
-                  words_to_array(bl_kernel_levels()), "line_editing", HAS_EDIT, "mpi", mpi);
+                  words_to_array(bl_kernel_levels()), "kernel_notice", bl_kernel_notice(),
+                  "line_editing", HAS_EDIT, "mpi", mpi);
     return print_or_drop(object);
 }
 
@@ -191,6 +192,8 @@ static int run(int argc, char **argv) {
                                                  : " (BITLOOM_CPU=%s is not in the list above)",
                cap);
     putchar('\n');
+    if (*bl_kernel_notice())
+        printf("not in use      %s\n", bl_kernel_notice());
     printf("line editing    %s\n", HAS_EDIT ? "libedit" : "not built in (libedit was missing)");
     bl_error why = {0};
     const char *mpi = bl_train_mpi(&why);

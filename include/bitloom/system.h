@@ -32,6 +32,8 @@ bl_status bl_numa_interleave(uint32_t *n_nodes, bl_error *err);
 const char *bl_kernel_level(void);
 /* Levels compiled in that this machine can run, space-separated, lowest first. */
 const char *bl_kernel_levels(void);
+/* Which level that the CPU has is not used, and why: "amx: ..."; "" when there is none. */
+const char *bl_kernel_notice(void);
 
 #ifdef __cplusplus
 }

@@ -22,7 +22,8 @@ static const level levels[] = {
     {"ref", 0, bl__kernels_fill_ref, bl__train_fill_ref},
 #if defined(__x86_64__)
     {"avx2", BL_CPU_AVX2 | BL_CPU_FMA | BL_CPU_F16C, bl__kernels_fill_avx2, bl__train_fill_avx2},
-    {"avxvnni", BL_CPU_AVXVNNI | BL_CPU_AVX2, NULL, NULL},
+    {"avxvnni", BL_CPU_AVXVNNI | BL_CPU_AVX2 | BL_CPU_FMA | BL_CPU_F16C, bl__kernels_fill_avxvnni,
+     NULL},
     {"avx512", BL_CPU_AVX512F | BL_CPU_AVX512BW | BL_CPU_AVX512DQ | BL_CPU_AVX512VL, NULL, NULL},
     {"avx512vnni",
      BL_CPU_AVX2 | BL_CPU_FMA | BL_CPU_F16C | BL_CPU_AVX512F | BL_CPU_AVX512BW | BL_CPU_AVX512DQ |
@@ -32,7 +33,10 @@ static const level levels[] = {
      BL_CPU_AVX2 | BL_CPU_FMA | BL_CPU_F16C | BL_CPU_AVX512F | BL_CPU_AVX512BW | BL_CPU_AVX512DQ |
          BL_CPU_AVX512VL | BL_CPU_AVX512VNNI | BL_CPU_AVX512BF16,
      NULL, bl__train_fill_avx512bf16},
-    {"amx", BL_CPU_AMX_INT8, NULL, NULL},
+    {"amx",
+     BL_CPU_AVX2 | BL_CPU_FMA | BL_CPU_F16C | BL_CPU_AVX512F | BL_CPU_AVX512BW | BL_CPU_AVX512DQ |
+         BL_CPU_AVX512VL | BL_CPU_AVX512VNNI | BL_CPU_AMX_INT8,
+     bl__kernels_fill_amx, NULL},
 #elif defined(__aarch64__)
     {"neon", BL_CPU_NEON, bl__kernels_fill_neon, bl__train_fill_neon},
     {"dotprod", BL_CPU_NEON | BL_CPU_DOTPROD, bl__kernels_fill_dotprod, NULL},
@@ -41,14 +45,28 @@ static const level levels[] = {
 };
 enum { N_LEVELS = sizeof levels / sizeof levels[0] };
 
-static pthread_once_t once = PTHREAD_ONCE_INIT;
+static pthread_once_t once = PTHREAD_ONCE_INIT, tried = PTHREAD_ONCE_INIT;
+static const char *failure; /* why a level that the processor has cannot be used; NULL: none */
 static bl__kernels chosen;
 static bl__train_kernels chosen_train;
 static size_t cap; /* index of the highest level that the user allows */
 static char level_names[128];
 
+/* AMX wants the system's leave, and its kernels have been run on no machine yet. */
+static void try_amx(void) {
+#if defined(__x86_64__)
+    failure = bl__amx_fails();
+#endif
+}
+
 static bool can_run(const level *l) {
-    return bl__cpu_has(l->needs);
+    if (!bl__cpu_has(l->needs))
+        return false;
+    if (l->needs & BL_CPU_AMX_INT8) {
+        pthread_once(&tried, try_amx);
+        return !failure;
+    }
+    return true;
 }
 
 /* Fills the table with everything up to and including level `last`. */
@@ -133,6 +151,11 @@ const char *bl_kernel_level(void) {
 const char *bl_kernel_levels(void) {
     pthread_once(&once, choose);
     return level_names;
+}
+
+const char *bl_kernel_notice(void) {
+    pthread_once(&once, choose);
+    return failure ? failure : "";
 }
 
 const char *bl_version(void) {

@@ -14,9 +14,13 @@ void bl__kernels_fill_ref(bl__kernels *table);
 void bl__train_fill_ref(bl__train_kernels *table);
 #if defined(__x86_64__)
 void bl__kernels_fill_avx2(bl__kernels *table);
+void bl__kernels_fill_avxvnni(bl__kernels *table);
 void bl__kernels_fill_avx512vnni(bl__kernels *table);
 void bl__head_fill_avx2(bl__kernels *table); /* called by bl__kernels_fill_avx2; and so on */
 void bl__head_fill_avx512vnni(bl__kernels *table);
+void bl__kernels_fill_amx(bl__kernels *table);
+/* Why the level cannot be used where the processor has it; NULL when it can. */
+const char *bl__amx_fails(void);
 void bl__train_fill_avx2(bl__train_kernels *table);
 void bl__train_fill_avx512vnni(bl__train_kernels *table);
 void bl__train_fill_avx512bf16(bl__train_kernels *table);

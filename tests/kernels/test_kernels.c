@@ -158,7 +158,9 @@ static void check_ternary(const bl__kernels *k) {
     check_ternary_case(k, 16, 100000, 1, 3);
     check_ternary_case(k, 16, 2200000, 1, 1); /* 16 times a sum of four columns overflows int32 */
     check_ternary_case(k, 20, 600, 70, 3);    /* more tokens than share one unpacking */
-    check_ternary_case(k, 48, 8640, 3, 0);    /* of the 3B model */
+    check_ternary_case(k, 50, 1100, 211, 3);  /* several blocks of tokens, pieces of columns */
+    check_ternary_case(k, 33, 2080, 97, 4);
+    check_ternary_case(k, 48, 8640, 3, 0); /* of the 3B model */
 }
 
 static void check_dots(const bl__kernels *k) {

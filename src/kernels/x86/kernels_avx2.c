@@ -6,6 +6,7 @@
 #include "base/bytes.h"
 #include "base/half.h"
 #include "kernels/levels.h"
+#include "kernels/x86/gemm.h"
 #include "quant/t2.h"
 
 static inline __m256i broadcast4(const int8_t *q) {
@@ -67,6 +68,7 @@ static void quantize_i8(const float *x, size_t n, int8_t *q, size_t stride, floa
 /* int16 sums hold this many blocks: a block adds at most 4 planes x 2 columns x 3 x 128 = 3,072 in
  * magnitude to one of them, impossible code 3 included, and 10 x 3,072 <= 32,767. */
 enum { SAFE_BLOCKS = 10 };
+enum { MANY_TOKENS = 4 }; /* from here on it pays to unpack into memory */
 
 /* 16 rows x n tokens (n a constant after inlining) of one tile: dots[t][half]. */
 static inline __attribute__((always_inline)) void tile_dots(const uint8_t *blocks, size_t n_blocks,
@@ -117,6 +119,10 @@ static void write_rows(const __m256i dots[2], const uint8_t *scales, int32_t sum
 static void ternary_gemm(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
                          size_t n_tiles, const bl__q8 *x, size_t n_tokens, float *out,
                          size_t out_stride) {
+    if (n_tokens >= MANY_TOKENS) {
+        bl__gemm_avx2(tiles, rows, cols, first_tile, n_tiles, x, n_tokens, out, out_stride);
+        return;
+    }
     for (size_t tile = first_tile; tile < first_tile + n_tiles; tile++) {
         const uint8_t *scales = tiles + tile * bl__t2_stride(cols);
         const uint8_t *blocks = scales + BL_T2_SCALE_BYTES;

@@ -3,7 +3,10 @@
 #include <string.h>
 
 #include "kernels/levels.h"
+#include "kernels/x86/gemm.h"
 #include "quant/t2.h"
+
+enum { MANY_TOKENS = 8 };
 
 static inline __m512i broadcast4(const int8_t *q) {
     int32_t four;
@@ -18,7 +21,7 @@ static inline __attribute__((always_inline)) void tile_dots(const uint8_t *block
                                                             size_t n, size_t n_sums,
                                                             __m512i *dots) {
     const __m512i three = _mm512_set1_epi8(3);
-    __m512i sums[8][4];
+    __m512i sums[MANY_TOKENS][4];
     for (size_t t = 0; t < n; t++)
         for (size_t s = 0; s < n_sums; s++)
             sums[t][s] = _mm512_setzero_si512();
@@ -43,39 +46,6 @@ static inline __attribute__((always_inline)) void tile_dots(const uint8_t *block
     }
 }
 
-/* Two tiles x 8 tokens: each activation that is broadcast meets 32 rows, so that loads do not hold
- * up the two dot-product units. dots[tile][t]. */
-static inline __attribute__((always_inline)) void
-two_tiles_dots(const uint8_t *first, const uint8_t *second, size_t n_blocks, const int8_t *q,
-               size_t q_stride, __m512i dots[2][8]) {
-    const __m512i three = _mm512_set1_epi8(3);
-    __m512i sums[2][8];
-#pragma GCC unroll 8
-    for (size_t t = 0; t < 8; t++)
-        sums[0][t] = sums[1][t] = _mm512_setzero_si512();
-    for (size_t b = 0; b < n_blocks; b++) {
-        __m512i bytes0 = _mm512_loadu_si512(first + b * BL_T2_BLOCK_BYTES);
-        __m512i bytes1 = _mm512_loadu_si512(second + b * BL_T2_BLOCK_BYTES);
-#pragma GCC unroll 4
-        for (size_t plane = 0; plane < 4; plane++) {
-            __m512i w0 = _mm512_and_si512(bytes0, three), w1 = _mm512_and_si512(bytes1, three);
-#pragma GCC unroll 8
-            for (size_t t = 0; t < 8; t++) {
-                __m512i x = broadcast4(q + t * q_stride + b * BL_T2_COLS + 4 * plane);
-                sums[0][t] = _mm512_dpbusd_epi32(sums[0][t], w0, x);
-                sums[1][t] = _mm512_dpbusd_epi32(sums[1][t], w1, x);
-            }
-            bytes0 = _mm512_srli_epi16(bytes0, 2);
-            bytes1 = _mm512_srli_epi16(bytes1, 2);
-        }
-    }
-#pragma GCC unroll 8
-    for (size_t t = 0; t < 8; t++) {
-        dots[0][t] = sums[0][t];
-        dots[1][t] = sums[1][t];
-    }
-}
-
 /* Scales the dots of n tokens with one tile and writes the rows that exist. */
 static inline __attribute__((always_inline)) void
 write_dots(const __m512i *dots, size_t n, const uint8_t *scales, size_t n_rows, const int32_t *sums,
@@ -89,47 +59,30 @@ write_dots(const __m512i *dots, size_t n, const uint8_t *scales, size_t n_rows, 
     }
 }
 
-static void ternary_gemm(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
-                         size_t n_tiles, const bl__q8 *x, size_t n_tokens, float *out,
-                         size_t out_stride) {
+void bl__ternary_gemm_avx512vnni(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
+                                 size_t n_tiles, const bl__q8 *x, size_t n_tokens, float *out,
+                                 size_t out_stride) {
     size_t stride = bl__t2_stride(cols), n_blocks = bl__t2_blocks(cols);
-    for (size_t tile = first_tile, n_here; tile < first_tile + n_tiles; tile += n_here) {
+    if (n_tokens >= MANY_TOKENS) {
+        bl__gemm_avx512vnni(tiles, rows, cols, first_tile, n_tiles, x, n_tokens, out, out_stride);
+        return;
+    }
+    for (size_t tile = first_tile; tile < first_tile + n_tiles; tile++) {
         const uint8_t *scales = tiles + tile * stride, *blocks = scales + BL_T2_SCALE_BYTES;
-        size_t row = tile * BL_T2_ROWS, left = rows - row, t = 0;
-        n_here = 1;
-        if (n_tokens >= 8 && tile + 1 < first_tile + n_tiles)
-            for (n_here = 2; t + 8 <= n_tokens; t += 8) {
-                __m512i dots[2][8];
-                float *to = out + t * out_stride + row;
-                for (size_t i = 0; i < 8; i++) { /* lines that come while the dots are taken */
-                    __builtin_prefetch(to + i * out_stride, 1);
-                    __builtin_prefetch(to + i * out_stride + BL_T2_ROWS, 1);
-                }
-                two_tiles_dots(blocks, blocks + stride, n_blocks, x->q + t * x->stride, x->stride,
-                               dots);
-                write_dots(dots[0], 8, scales, left, x->sum + t, x->step + t, to, out_stride);
-                write_dots(dots[1], 8, scales + stride, left - BL_T2_ROWS, x->sum + t, x->step + t,
-                           to + BL_T2_ROWS, out_stride);
-            }
-        for (size_t n, after = t; after < n_tokens; after += n) {
-            const int8_t *q = x->q + after * x->stride;
-            __m512i dots[8];
-            n = n_tokens - after;
-            n = n >= 8 ? 8 : n >= 4 ? 4 : n >= 2 ? 2 : 1;
-            for (size_t i = 0; i < n_here; i++) {
-                const uint8_t *from = blocks + i * stride;
-                if (n == 8)
-                    tile_dots(from, n_blocks, q, x->stride, 8, 1, dots);
-                else if (n == 4)
-                    tile_dots(from, n_blocks, q, x->stride, 4, 1, dots);
-                else if (n == 2)
-                    tile_dots(from, n_blocks, q, x->stride, 2, 2, dots);
-                else
-                    tile_dots(from, n_blocks, q, x->stride, 1, 4, dots);
-                write_dots(dots, n, scales + i * stride, left - i * BL_T2_ROWS, x->sum + after,
-                           x->step + after, out + after * out_stride + row + i * BL_T2_ROWS,
-                           out_stride);
-            }
+        size_t row = tile * BL_T2_ROWS;
+        for (size_t t = 0, n; t < n_tokens; t += n) {
+            const int8_t *q = x->q + t * x->stride;
+            __m512i dots[MANY_TOKENS];
+            n = n_tokens - t;
+            n = n >= 4 ? 4 : n >= 2 ? 2 : 1;
+            if (n == 4)
+                tile_dots(blocks, n_blocks, q, x->stride, 4, 1, dots);
+            else if (n == 2)
+                tile_dots(blocks, n_blocks, q, x->stride, 2, 2, dots);
+            else
+                tile_dots(blocks, n_blocks, q, x->stride, 1, 4, dots);
+            write_dots(dots, n, scales, rows - row, x->sum + t, x->step + t,
+                       out + t * out_stride + row, out_stride);
         }
     }
 }
@@ -202,7 +155,7 @@ static void weighted_sum(const float *p, const float *v, size_t v_stride, size_t
 }
 
 void bl__kernels_fill_avx512vnni(bl__kernels *table) {
-    table->ternary_gemm = ternary_gemm;
+    table->ternary_gemm = bl__ternary_gemm_avx512vnni;
     table->dot_rows = dot_rows;
     table->weighted_sum = weighted_sum;
     bl__head_fill_avx512vnni(table);
