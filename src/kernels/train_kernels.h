@@ -44,9 +44,10 @@ typedef struct bl__gemm {
                           size_t panel_bytes);
 
     /* One panel: c[m][n], ldc apart, n <= panel. Unit g of row i of A lies at
-     * a + i * a_row + g * a_unit (bytes); n_units = ceil(k/group). */
+     * a + i * a_row + g * a_unit (bytes); n_units = ceil(k/group). next: the panel of as many units
+     * that will be read after b, fetched meanwhile, or NULL; only a hint. */
     void (*multiply)(const void *a, size_t a_row, size_t a_unit, const void *b, size_t n_units,
-                     float *c, size_t ldc, size_t m, size_t n, bool accumulate);
+                     float *c, size_t ldc, size_t m, size_t n, bool accumulate, const void *next);
 } bl__gemm;
 
 /* The factors of one AdamW update; see train/optimizer.h. */

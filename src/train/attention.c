@@ -167,7 +167,7 @@ static void add_transposed(const head_job *j, const query_block *q, const float 
                            gemm->panel * 4, (const char *)panels + c / gemm->panel * bytes,
                            units_of(gemm, q->n), out + key * j->kv_stride + c, j->kv_stride,
                            bl__min_size(gemm->panel, q->n_keys - key),
-                           bl__min_size(gemm->panel, j->d - c), true);
+                           bl__min_size(gemm->panel, j->d - c), true, NULL);
 }
 
 static void backward_block(const head_job *j, const query_block *q) {

@@ -18,7 +18,9 @@
 #include "quant/quant.h"
 #include "quant/t2.h"
 
-enum { UNIT_BLOCK = 256 /* units of k at a time: the A strip and a B panel fit the first cache */ };
+/* Units of k at a time: the A strip and a B panel fit the first cache; where A is a panel too,
+ * both do, with what is fetched for the next ones. */
+enum { UNIT_BLOCK = 256, PANELS_BLOCK = 128 };
 
 void bl__multiply_rows(const bl__gemm *gemm, const void *rows, size_t row_bytes, size_t m,
                        const void *panels, size_t panel_stride, size_t k, size_t n, float *c,
@@ -30,7 +32,8 @@ void bl__multiply_rows(const bl__gemm *gemm, const void *rows, size_t row_bytes,
         size_t n_units = bl__min_size(UNIT_BLOCK, units - at);
         for (size_t j = 0; j < n; j += gemm->panel, b += panel_stride)
             gemm->multiply(a, row_bytes, 4, b, n_units, c + j, ldc, m,
-                           bl__min_size(gemm->panel, n - j), accumulate || at > 0);
+                           bl__min_size(gemm->panel, n - j), accumulate || at > 0,
+                           j + gemm->panel < n ? b + panel_stride : NULL);
     }
 }
 
@@ -38,15 +41,18 @@ void bl__multiply_panels(const bl__gemm *gemm, const void *out, size_t out_strid
                          size_t in_stride, size_t n_tokens, float *c, size_t ldc, size_t m,
                          size_t cols) {
     size_t units = units_of(gemm, n_tokens), unit = gemm->panel * 4;
-    for (size_t at = 0; at < units; at += UNIT_BLOCK) {
-        size_t n_units = bl__min_size(UNIT_BLOCK, units - at);
+    for (size_t at = 0; at < units; at += PANELS_BLOCK) {
+        size_t n_units = bl__min_size(PANELS_BLOCK, units - at);
         const char *a = (const char *)out + at * unit;
         for (size_t i = 0; i < m; i += gemm->panel, a += out_stride) {
             const char *b = (const char *)in + at * unit;
             for (size_t j = 0; j < cols; j += gemm->panel, b += in_stride)
                 gemm->multiply(a, 4, unit, b, n_units, c + i * ldc + j, ldc,
                                bl__min_size(gemm->panel, m - i),
-                               bl__min_size(gemm->panel, cols - j), true);
+                               bl__min_size(gemm->panel, cols - j), true,
+                               j + gemm->panel < cols ? b + in_stride
+                               : i + gemm->panel < m  ? a + out_stride
+                                                      : NULL);
         }
     }
 }
@@ -378,24 +384,29 @@ static void add_gradient(const slice *s, size_t which, size_t p, size_t n) {
     }
 }
 
+/* The first panel of l at or past `work`, of the linears' panels one after the other, each of as
+ * much work as it has columns; the linear's own begin at base. */
+static size_t panel_at(const linear *l, size_t n_panels, size_t base, size_t work) {
+    return work > base ? bl__min_size(ceil_div(work - base, l->cols), n_panels) : 0;
+}
+
 static void gradient_part(void *context, size_t part, size_t n_parts) {
     const slice *s = context;
     const bl__network *net = s->net;
     const layer *here = &net->layers[s->index];
     size_t panel = net->gemm->panel, total = 0;
     for (size_t i = 0; i < N_LINEARS; i++)
-        total += ceil_div(here->linears[i].rows, panel);
-    size_t begin = total * part / n_parts, end = total * (part + 1) / n_parts;
+        total += ceil_div(here->linears[i].rows, panel) * here->linears[i].cols;
     for (size_t i = 0, base = 0; i < N_LINEARS; i++) {
         const linear *l = &here->linears[i];
         size_t n_panels = ceil_div(l->rows, panel);
-        size_t p = begin > base ? begin - base : 0;
-        size_t last = end > base ? bl__min_size(end - base, n_panels) : 0;
+        size_t p = panel_at(l, n_panels, base, total * part / n_parts);
+        size_t last = panel_at(l, n_panels, base, total * (part + 1) / n_parts);
         for (size_t n; p < last; p += n) {
             n = bl__min_size(GROUP_PANELS, last - p);
             add_gradient(s, i, p, n);
         }
-        base += n_panels;
+        base += n_panels * l->cols;
     }
 }
 

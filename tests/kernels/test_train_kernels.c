@@ -88,7 +88,8 @@ static void run_product(const bl__gemm *gemm, const product *p, const float *a, 
             size_t row = p->transposed_a ? 4 : units * 4;
             size_t unit = p->transposed_a ? gemm->panel * 4 : 4;
             gemm->multiply(pa.data + i * units, row, unit, pb.data + j * gemm->panel * units, units,
-                           c + i * p->n + at, p->n, m, n, p->accumulate);
+                           c + i * p->n + at, p->n, m, n, p->accumulate,
+                           j + 1 < n_panels ? pb.data + (j + 1) * gemm->panel * units : NULL);
         }
     guarded_free(pa);
     guarded_free(pb);
@@ -333,7 +334,8 @@ static double time_product(const bl__gemm *gemm, size_t m, size_t k, size_t n, b
                     gemm->multiply((char *)a.data + i * units * 4 + kb * unit, row, unit,
                                    b.data + j * units + kb * gemm->panel,
                                    units - kb < block ? units - kb : block, c.data + i * n + j, n,
-                                   rows, gemm->panel, kb > 0);
+                                   rows, gemm->panel, kb > 0,
+                                   b.data + (j + gemm->panel) * units + kb * gemm->panel);
         t = seconds() - t;
         best = t < best ? t : best;
     }

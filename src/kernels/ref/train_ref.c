@@ -20,7 +20,8 @@ static uint32_t load_unit(const void *unit) {
 
 static void multiply_float32(const void *a, size_t a_row, size_t a_unit, const void *b,
                              size_t n_units, float *c, size_t ldc, size_t m, size_t n,
-                             bool accumulate) {
+                             bool accumulate, const void *next) {
+    (void)next;
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < n; j++) {
             float sum = accumulate ? c[i * ldc + j] : 0.0f;
@@ -32,7 +33,9 @@ static void multiply_float32(const void *a, size_t a_row, size_t a_unit, const v
 }
 
 static void multiply_bf16(const void *a, size_t a_row, size_t a_unit, const void *b, size_t n_units,
-                          float *c, size_t ldc, size_t m, size_t n, bool accumulate) {
+                          float *c, size_t ldc, size_t m, size_t n, bool accumulate,
+                          const void *next) {
+    (void)next;
     for (size_t i = 0; i < m; i++)
         for (size_t j = 0; j < n; j++) {
             float sum = accumulate ? c[i * ldc + j] : 0.0f;

@@ -41,7 +41,8 @@ static inline __attribute__((always_inline)) void tile(const char *a, size_t a_r
 
 static void multiply_float32(const void *a, size_t a_row, size_t a_unit, const void *b,
                              size_t n_units, float *c, size_t ldc, size_t m, size_t n,
-                             bool accumulate) {
+                             bool accumulate, const void *next) {
+    (void)next;
     const char *from = a;
     for (; m >= MAX_ROWS; m -= MAX_ROWS, from += MAX_ROWS * a_row, c += MAX_ROWS * ldc)
         tile(from, a_row, a_unit, b, n_units, c, ldc, MAX_ROWS, n, accumulate);

@@ -9,10 +9,9 @@ PACKERS(BF16, bf16, PANEL)
 
 /* m rows (a constant after inlining) x one panel. What C holds is added at the end: its lines come
  * while the products are computed. */
-static inline __attribute__((always_inline)) void tile(const char *a, size_t a_row, size_t a_unit,
-                                                       const char *b, size_t n_units, float *c,
-                                                       size_t ldc, size_t m, __mmask32 exists,
-                                                       bool accumulate) {
+static inline __attribute__((always_inline)) void
+tile(const char *a, size_t a_row, size_t a_unit, const char *b, size_t n_units, float *c,
+     size_t ldc, size_t m, __mmask32 exists, bool accumulate, const char *next, size_t next_step) {
     __m512 sum[MAX_ROWS][2];
     const __mmask16 mask[2] = {(__mmask16)exists, (__mmask16)(exists >> 16)};
 #pragma GCC unroll 8
@@ -23,7 +22,8 @@ static inline __attribute__((always_inline)) void tile(const char *a, size_t a_r
     for (size_t i = 0; i < m; i++)
         for (size_t h = 0; h < 2; h++)
             __builtin_prefetch(c + i * ldc + 16 * h, 1);
-    for (size_t g = 0; g < n_units; g++, b += PANEL * 4, a += a_unit) {
+    for (size_t g = 0; g < n_units; g++, b += PANEL * 4, a += a_unit, next += next_step) {
+        _mm_prefetch(next, _MM_HINT_T0);
         __m512bh b0 = (__m512bh)_mm512_loadu_si512(b), b1 = (__m512bh)_mm512_loadu_si512(b + 64);
 #pragma GCC unroll 8
         for (size_t i = 0; i < m; i++) {
@@ -44,16 +44,21 @@ static inline __attribute__((always_inline)) void tile(const char *a, size_t a_r
         }
 }
 
+/* The whole tiles share the fetching of the next panel. */
 static void multiply_bf16(const void *a, size_t a_row, size_t a_unit, const void *b, size_t n_units,
-                          float *c, size_t ldc, size_t m, size_t n, bool accumulate) {
-    const char *from = a;
+                          float *c, size_t ldc, size_t m, size_t n, bool accumulate,
+                          const void *next) {
+    const char *from = a, *fetch = next && m >= MAX_ROWS ? next : b;
+    size_t step = next && m >= MAX_ROWS ? PANEL * 4 / (m / MAX_ROWS) : 0;
     __mmask32 exists = n < PANEL ? (1u << n) - 1 : ~0u;
-    for (; m >= MAX_ROWS; m -= MAX_ROWS, from += MAX_ROWS * a_row, c += MAX_ROWS * ldc)
-        tile(from, a_row, a_unit, b, n_units, c, ldc, MAX_ROWS, exists, accumulate);
+    for (; m >= MAX_ROWS; m -= MAX_ROWS, from += MAX_ROWS * a_row, c += MAX_ROWS * ldc) {
+        tile(from, a_row, a_unit, b, n_units, c, ldc, MAX_ROWS, exists, accumulate, fetch, step);
+        fetch += n_units * step;
+    }
     for (; m >= 2; m -= 2, from += 2 * a_row, c += 2 * ldc)
-        tile(from, a_row, a_unit, b, n_units, c, ldc, 2, exists, accumulate);
+        tile(from, a_row, a_unit, b, n_units, c, ldc, 2, exists, accumulate, from, 0);
     if (m)
-        tile(from, a_row, a_unit, b, n_units, c, ldc, 1, exists, accumulate);
+        tile(from, a_row, a_unit, b, n_units, c, ldc, 1, exists, accumulate, from, 0);
 }
 
 void bl__train_fill_avx512bf16(bl__train_kernels *table) {
