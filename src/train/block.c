@@ -12,14 +12,23 @@
 
 #include "base/checked.h"
 
-/* Tokens of one block: t ... t + n - 1 of the slice. */
+/* Tokens of one block, or of a piece of one: t ... t + n - 1 of the slice. */
 typedef struct block {
     slice *s;
     bl__network *net;
     layer *l;
     scratch *w;
     size_t index, t, n;
+    size_t at; /* tokens of the block before a piece */
 } block;
+
+static block piece_of(const block *b, size_t at) {
+    block piece = *b;
+    piece.at = at;
+    piece.t += at;
+    piece.n = bl__min_size(PIECE_TOKENS, b->n - at);
+    return piece;
+}
 
 /* The columns first ... first + n - 1 that the norm of an input takes alone, and its factor for
  * each token of the block. */
@@ -69,7 +78,8 @@ static void normalize_backward(const block *b, size_t which, const float *dy, co
                                bool accumulate, float *dx) {
     const input *in = &b->l->inputs[which];
     float *partial = b->net->partial[which] + b->index * in->cols;
-    memset(partial, 0, in->cols * sizeof *partial);
+    if (b->at == 0)
+        memset(partial, 0, in->cols * sizeof *partial);
     for (size_t index = 0; index < in->norm_groups; index++) {
         norm_group g = norm_group_of(b, in, index);
         for (size_t i = 0; i < b->n; i++) {
@@ -103,7 +113,7 @@ static void forward_to_attention(const block *b) {
     layer *l = b->l;
     input *in = &l->inputs[INPUT_ATTN];
     const float *z = normalize(b, in, l->x + b->t * c->dim, b->w->a);
-    bl__input_take(b->s, b->w, in, z, b->t, b->n, b->s->backward);
+    bl__input_take(b->s, b->w, in, z, 0, b->t, b->n, b->s->backward);
     bl__linear_forward(b->s, b->w, &l->linears[LINEAR_Q], b->n, l->q + b->t * net->q_dim);
     bl__linear_forward(b->s, b->w, &l->linears[LINEAR_K], b->n, l->k + b->t * net->kv_dim);
     bl__linear_forward(b->s, b->w, &l->linears[LINEAR_V], b->n, l->v + b->t * net->kv_dim);
@@ -132,7 +142,7 @@ static float *sums_of(const block *b) {
 static void project_attention(const block *b, float *y) {
     layer *l = b->l;
     const float *z = normalize(b, &l->inputs[INPUT_O], l->attended + b->t * b->net->q_dim, b->w->a);
-    bl__input_take(b->s, b->w, &l->inputs[INPUT_O], z, b->t, b->n, b->s->backward);
+    bl__input_take(b->s, b->w, &l->inputs[INPUT_O], z, 0, b->t, b->n, b->s->backward);
     bl__linear_forward(b->s, b->w, &l->linears[LINEAR_O], b->n, y);
 }
 
@@ -148,13 +158,16 @@ static void run_ffn(const block *b, float *y) {
     scratch *w = b->w;
     size_t dim = net->config.dim, ffn = net->config.ffn_dim;
     const float *z = normalize(b, &l->inputs[INPUT_FFN], l->h + b->t * dim, w->a);
-    bl__input_take(b->s, w, &l->inputs[INPUT_FFN], z, b->t, b->n, b->s->backward);
+    bl__input_take(b->s, w, &l->inputs[INPUT_FFN], z, 0, b->t, b->n, b->s->backward);
     float *gate = l->gate + b->t * ffn, *up = l->up + b->t * ffn;
     bl__linear_forward(b->s, w, &l->linears[LINEAR_GATE], b->n, gate);
     bl__linear_forward(b->s, w, &l->linears[LINEAR_UP], b->n, up);
-    activate(b, gate, up, w->a);
-    z = normalize(b, &l->inputs[INPUT_DOWN], w->a, w->b);
-    bl__input_take(b->s, w, &l->inputs[INPUT_DOWN], z, b->t, b->n, b->s->backward);
+    for (size_t i = 0; i < b->n; i += PIECE_TOKENS) {
+        block piece = piece_of(b, i);
+        activate(&piece, gate + i * ffn, up + i * ffn, w->a);
+        z = normalize(&piece, &l->inputs[INPUT_DOWN], w->a, w->b);
+        bl__input_take(b->s, w, &l->inputs[INPUT_DOWN], z, i, piece.t, piece.n, b->s->backward);
+    }
     if (b->s->again)
         return;
     bl__linear_forward(b->s, w, &l->linears[LINEAR_DOWN], b->n, y);
@@ -189,26 +202,35 @@ static void forward_from_down(const block *b) {
 
 /* ---- backward ---- */
 
-/* dz[n][dim]: of what gate and up read; scratch->a may be it. */
-static void ffn_backward(const block *b, float *dz) {
+/* From the gradient of down's input to those of gate and up, packed for their products. */
+static void activation_backward(const block *b, const float *dg) {
     bl__network *net = b->net;
-    layer *l = b->l;
     scratch *w = b->w;
-    size_t dim = net->config.dim, ffn = net->config.ffn_dim;
-    bool relu2 = net->config.relu2;
-    float *gate = l->gate + b->t * ffn, *up = l->up + b->t * ffn;
-
-    bl__linear_backward(b->s, w, LINEAR_DOWN, net->gradient + b->t * dim, b->t, b->n, w->a, false);
-    const float *dg = w->a;
+    size_t ffn = net->config.ffn_dim, row_bytes = units_of(net->gemm, ffn) * 4;
+    const float *gate = b->l->gate + b->t * ffn, *up = b->l->up + b->t * ffn;
     if (net->config.sub_norms) {
         activate(b, gate, up, w->b);
-        normalize_backward(b, INPUT_DOWN, w->a, w->b, false, w->c);
+        normalize_backward(b, INPUT_DOWN, dg, w->b, false, w->c);
         dg = w->c;
     }
-    (relu2 ? net->loops->relu2_glu_backward
-           : net->loops->silu_glu_backward)(dg, gate, up, b->n * ffn, w->b, w->d);
-    bl__linear_backward(b->s, w, LINEAR_GATE, w->b, b->t, b->n, dz, false);
-    bl__linear_backward(b->s, w, LINEAR_UP, w->d, b->t, b->n, dz, true);
+    (net->config.relu2 ? net->loops->relu2_glu_backward
+                       : net->loops->silu_glu_backward)(dg, gate, up, b->n * ffn, w->b, w->d);
+    bl__gradient_pack(b->s, w, LINEAR_GATE, w->b, b->t, b->n, (char *)w->rows + b->at * row_bytes);
+    bl__gradient_pack(b->s, w, LINEAR_UP, w->d, b->t, b->n, (char *)w->up_rows + b->at * row_bytes);
+}
+
+/* dz[n][dim]: of what gate and up read; scratch->a may be it. */
+static void ffn_backward(const block *b, float *dz) {
+    const bl__network *net = b->net;
+    scratch *w = b->w;
+    bl__linear_backward(b->s, w, LINEAR_DOWN, net->gradient + b->t * net->config.dim, b->t, b->n,
+                        w->a, false);
+    for (size_t i = 0; i < b->n; i += PIECE_TOKENS) {
+        block piece = piece_of(b, i);
+        activation_backward(&piece, w->a + i * net->config.ffn_dim);
+    }
+    bl__gradient_multiply(b->s, LINEAR_GATE, w->rows, b->n, dz, false);
+    bl__gradient_multiply(b->s, LINEAR_UP, w->up_rows, b->n, dz, true);
 }
 
 /* From dz on to the residual stream, and through o. */

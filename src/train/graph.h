@@ -15,6 +15,7 @@
 
 enum {
     BLOCK_TOKENS = 64,   /* of the layers' work */
+    PIECE_TOKENS = 16,   /* of a block between the products of an FFN, whose rows are wide */
     HEAD_TOKENS = 32,    /* of the head's, whose rows are as wide as the vocabulary */
     ROW_CHUNK = 64,      /* rows of weights quantized at a time: whole tiles and panels */
     SLICE_TOKENS = 2048, /* tokens in a slice, at least a row */
@@ -85,7 +86,7 @@ typedef struct layer {
 /* What one part of a job works in. */
 typedef struct scratch {
     float *a, *b, *c, *d;  /* float[BLOCK_TOKENS][max_cols] */
-    void *rows;            /* unit[BLOCK_TOKENS][max_cols / group] */
+    void *rows, *up_rows;  /* unit[BLOCK_TOKENS][max_cols / group] */
     bl__q8 q8;             /* BLOCK_TOKENS tokens; of several groups one after the other */
     float *row;            /* float[max_cols]; NULL without groups */
     float *scores, *grads; /* float[BLOCK_TOKENS][score_stride] */
@@ -229,8 +230,8 @@ void bl__multiply_panels(const bl__gemm *gemm, const void *out, size_t out_strid
                          size_t in_stride, size_t n_tokens, float *c, size_t ldc, size_t m,
                          size_t cols);
 /* Takes x[n_tokens][cols] as the input of linears: quantized in scratch->q8, or packed in
- * scratch->rows; with `keep` also packed at token t of input. */
-void bl__input_take(const slice *s, scratch *w, input *in, const float *x, size_t t,
+ * scratch->rows, from token `at` of the block on; with `keep` also packed at token t of input. */
+void bl__input_take(const slice *s, scratch *w, input *in, const float *x, size_t at, size_t t,
                     size_t n_tokens, bool keep);
 /* y[n_tokens][rows] = x W^T of what was taken last; scratch->c is used where columns are in groups.
  */
@@ -239,6 +240,12 @@ void bl__linear_forward(const slice *s, const scratch *w, const linear *l, size_
 /* dx[n_tokens][cols] = or += dy W; packs dy at token t of net->outputs[which] too. */
 void bl__linear_backward(const slice *s, scratch *w, size_t which, const float *dy, size_t t,
                          size_t n_tokens, float *dx, bool accumulate);
+/* The same in two: packs dy for both products, of a linear without groups of columns, and
+ * multiplies. rows: unit[n_tokens][rows / group]. */
+void bl__gradient_pack(const slice *s, scratch *w, size_t which, const float *dy, size_t t,
+                       size_t n_tokens, void *rows);
+void bl__gradient_multiply(const slice *s, size_t which, const void *rows, size_t n_tokens,
+                           float *dx, bool accumulate);
 /* Adds the slice's gradients of all weights of the layer in hand. */
 void bl__linears_gradient(slice *s);
 

@@ -242,12 +242,15 @@ static bl__q8 group_q8(const scratch *w, size_t n_groups, size_t cols, size_t gr
     return q8;
 }
 
-/* Quantizes a group of columns of x. */
+/* Quantizes a group of columns of x, tokens of the block from `at` on. */
 static void take_group(const slice *s, scratch *w, input *in, size_t group, const float *x,
-                       size_t t, size_t n_tokens, bool keep) {
+                       size_t at, size_t t, size_t n_tokens, bool keep) {
     const bl__network *net = s->net;
     size_t cols = in->cols / in->groups;
     bl__q8 q8 = group_q8(w, in->groups, cols, group);
+    q8.q += at * q8.stride;
+    q8.step += at;
+    q8.sum += at;
     for (size_t i = 0; i < n_tokens; i++) {
         const float *row = x + i * in->cols + group * cols;
         net->kernels->quantize_i8(row, cols, q8.q + i * q8.stride, q8.stride, &q8.step[i],
@@ -282,29 +285,29 @@ static const float *blend_inputs(const slice *s, scratch *w, const input *in, co
     return w->c;
 }
 
-static void take_floats(const slice *s, scratch *w, const input *in, const float *x, size_t t,
-                        size_t n_tokens, bool keep) {
+static void take_floats(const slice *s, scratch *w, const input *in, const float *x, size_t at,
+                        size_t t, size_t n_tokens, bool keep) {
     const bl__network *net = s->net;
     size_t cols = in->cols / in->groups;
     for (size_t i = 0; i < n_tokens; i++)
         s->gemm->pack_row(x + i * in->cols, in->cols, 1.0f,
-                          (char *)w->rows + i * units_of(s->gemm, in->cols) * 4);
+                          (char *)w->rows + (at + i) * units_of(s->gemm, in->cols) * 4);
     for (size_t g = 0; keep && g < in->groups; g++)
         net->gemm->pack_panels(x + g * cols, in->cols, n_tokens, cols, NULL,
                                at_token(net, (char *)in->panels + g * token_panels(net, cols), t),
                                token_panel(net));
 }
 
-void bl__input_take(const slice *s, scratch *w, input *in, const float *x, size_t t,
+void bl__input_take(const slice *s, scratch *w, input *in, const float *x, size_t at, size_t t,
                     size_t n_tokens, bool keep) {
     const bl__network *net = s->net;
     for (size_t g = 0; uses_codes(net) && g < in->groups; g++)
-        take_group(s, w, in, g, x, t, n_tokens, keep);
+        take_group(s, w, in, g, x, at, t, n_tokens, keep);
     if (uses_codes(net))
         return;
     if (is_quantized(net))
         x = blend_inputs(s, w, in, x, n_tokens);
-    take_floats(s, w, in, x, t, n_tokens, keep);
+    take_floats(s, w, in, x, at, t, n_tokens, keep);
 }
 
 void bl__linear_forward(const slice *s, const scratch *w, const linear *l, size_t n_tokens,
@@ -344,24 +347,48 @@ static void pack_gradient(const bl__network *net, scratch *w, const linear *l, s
     net->gemm->pack_row(w->row, l->rows, 1.0f, out);
 }
 
-void bl__linear_backward(const slice *s, scratch *w, size_t which, const float *dy, size_t t,
-                         size_t n_tokens, float *dx, bool accumulate) {
+/* dy for the products of a group of columns: rows times gamma, panels times the inputs' steps. */
+static void pack_gradients(const slice *s, scratch *w, size_t which, size_t g, const float *dy,
+                           size_t t, size_t n_tokens, void *rows) {
     const bl__network *net = s->net;
     const bl__gemm *gemm = net->gemm;
     const layer *here = &net->layers[s->index];
     const linear *l = &here->linears[which];
     const float *steps = uses_codes(net) ? here->inputs[input_of[which]].steps : NULL;
-    size_t row_bytes = units_of(gemm, l->rows) * 4;
+    char *out = (char *)net->outputs[which] + g * token_panels(net, l->rows);
+    gemm->pack_panels(dy, l->rows, n_tokens, l->rows,
+                      steps ? steps + g * net->slice_tokens + t : NULL, at_token(net, out, t),
+                      token_panel(net));
+    for (size_t i = 0; i < n_tokens; i++)
+        pack_gradient(net, w, l, g, dy + i * l->rows,
+                      (char *)rows + i * units_of(gemm, l->rows) * 4);
+}
+
+static void multiply_gradients(const slice *s, size_t which, size_t g, const void *rows,
+                               size_t n_tokens, float *dx, bool accumulate) {
+    const bl__gemm *gemm = s->net->gemm;
+    const linear *l = &s->net->layers[s->index].linears[which];
+    bl__multiply_rows(gemm, rows, units_of(gemm, l->rows) * 4, n_tokens,
+                      (char *)l->backward + g * l->group_backward, l->backward_panel, l->rows,
+                      l->group_cols, dx + g * l->group_cols, l->cols, accumulate);
+}
+
+void bl__gradient_pack(const slice *s, scratch *w, size_t which, const float *dy, size_t t,
+                       size_t n_tokens, void *rows) {
+    pack_gradients(s, w, which, 0, dy, t, n_tokens, rows);
+}
+
+void bl__gradient_multiply(const slice *s, size_t which, const void *rows, size_t n_tokens,
+                           float *dx, bool accumulate) {
+    multiply_gradients(s, which, 0, rows, n_tokens, dx, accumulate);
+}
+
+void bl__linear_backward(const slice *s, scratch *w, size_t which, const float *dy, size_t t,
+                         size_t n_tokens, float *dx, bool accumulate) {
+    const linear *l = &s->net->layers[s->index].linears[which];
     for (size_t g = 0; g < l->col_groups; g++) {
-        char *out = (char *)net->outputs[which] + g * token_panels(net, l->rows);
-        gemm->pack_panels(dy, l->rows, n_tokens, l->rows,
-                          steps ? steps + g * net->slice_tokens + t : NULL, at_token(net, out, t),
-                          token_panel(net));
-        for (size_t i = 0; i < n_tokens; i++)
-            pack_gradient(net, w, l, g, dy + i * l->rows, (char *)w->rows + i * row_bytes);
-        bl__multiply_rows(gemm, w->rows, row_bytes, n_tokens,
-                          (char *)l->backward + g * l->group_backward, l->backward_panel, l->rows,
-                          l->group_cols, dx + g * l->group_cols, l->cols, accumulate);
+        pack_gradients(s, w, which, g, dy, t, n_tokens, w->rows);
+        multiply_gradients(s, which, g, w->rows, n_tokens, dx, accumulate);
     }
 }
 

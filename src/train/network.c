@@ -238,6 +238,7 @@ static void layout_scratch(bl__network *net, bl__arena *arena, scratch *w) {
     w->c = take_floats(arena, BLOCK_TOKENS, cols);
     w->d = take_floats(arena, BLOCK_TOKENS, cols);
     w->rows = take_floats(arena, BLOCK_TOKENS, cols);
+    w->up_rows = take_floats(arena, BLOCK_TOKENS, units_of(net->gemm, cols));
     w->q8.stride = bl__t2_blocks(cols) * BL_T2_COLS;
     w->q8.q = bl__arena_alloc(arena, BLOCK_TOKENS, w->q8.stride + padding);
     w->q8.step = take_floats(arena, groups, BLOCK_TOKENS);
