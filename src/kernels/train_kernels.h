@@ -17,6 +17,23 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* A block of attention's scores, n_rows queries: row i sees the keys first[i] ... end[i] - 1 of
+ * n_keys, at least one. Scores and gradients may be overwritten. */
+typedef struct bl__score_block {
+    float *scores,
+        *grads; /* float[n_rows][stride]: products of queries and keys; of dO and values */
+    size_t stride, n_rows, n_keys;
+    const size_t *first, *end; /* [n_rows] */
+    float scale;
+    float *log_sums;   /* [n_rows]: of exponentials; forward writes them */
+    float *factors;    /* [n_rows]: forward writes 1 / sum */
+    const float *dots; /* [n_rows]: of the output and its gradient */
+    void *rows;        /* unit[n_rows][ceil(n_keys/group)], row_bytes apart */
+    size_t row_bytes;
+    void *p_panels, *ds_panels; /* panels [n_rows][n_keys], panel_bytes apart */
+    size_t panel_bytes;
+} bl__score_block;
+
 /* C[m][n] = A[m][k] B[k][n], or C += A B. A unit is 4 bytes: `group` (1 float32, 2 bfloat16)
  * values that follow each other in k; the last one is filled up with zeros.
  *
@@ -48,6 +65,12 @@ typedef struct bl__gemm {
      * that will be read after b, fetched meanwhile, or NULL; only a hint. */
     void (*multiply)(const void *a, size_t a_row, size_t a_unit, const void *b, size_t n_units,
                      float *c, size_t ldc, size_t m, size_t n, bool accumulate, const void *next);
+
+    /* rows = exp(score * scale - max), log_sums = max + log of their sum. */
+    void (*softmax)(const bl__score_block *block);
+    /* P = exp(score * scale - log_sums) as p_panels; dS = P (grad - dots) * scale as ds_panels and
+     * rows. */
+    void (*softmax_backward)(const bl__score_block *block);
 } bl__gemm;
 
 /* The factors of one AdamW update; see train/optimizer.h. */

@@ -386,6 +386,43 @@ static void adamw_loop(float *restrict w, float *restrict g, float *restrict m, 
     }
 }
 
+/* ---- blocks of scores ---- */
+
+/* Zeros for the keys that row i does not see. */
+static inline void hide(const bl__score_block *b, size_t i, float *row) {
+    memset(row, 0, b->first[i] * sizeof *row);
+    memset(row + b->end[i], 0, (b->n_keys - b->end[i]) * sizeof *row);
+}
+
+static inline void softmax_block(int kind, const bl__score_block *b) {
+    for (size_t i = 0; i < b->n_rows; i++) {
+        float *row = b->scores + i * b->stride, *seen = row + b->first[i];
+        size_t n = b->end[i] - b->first[i];
+        float max = max_loop(seen, n) * b->scale;
+        float sum = exp_scaled_loop(seen, n, b->scale, max, seen);
+        hide(b, i, row);
+        pack_row(kind, row, b->n_keys, 1.0f, (char *)b->rows + i * b->row_bytes);
+        b->log_sums[i] = max + logf(sum);
+        b->factors[i] = 1.0f / sum;
+    }
+}
+
+static inline void softmax_backward_block(int kind, size_t panel, const bl__score_block *b) {
+    for (size_t i = 0; i < b->n_rows; i++) {
+        float *row = b->scores + i * b->stride, *grad = b->grads + i * b->stride;
+        size_t first = b->first[i], n = b->end[i] - first;
+        exp_scaled_loop(row + first, n, b->scale, b->log_sums[i], row + first);
+        softmax_backward_loop(row + first, grad + first, n, b->dots[i], b->scale);
+        hide(b, i, row);
+        hide(b, i, grad);
+        pack_row(kind, grad, b->n_keys, 1.0f, (char *)b->rows + i * b->row_bytes);
+    }
+    pack_panels(kind, panel, b->scores, b->stride, b->n_rows, b->n_keys, NULL, b->p_panels,
+                b->panel_bytes);
+    pack_panels(kind, panel, b->grads, b->stride, b->n_rows, b->n_keys, NULL, b->ds_panels,
+                b->panel_bytes);
+}
+
 /* Wrappers that fix kind and panel for the table. */
 #define PACKERS(kind, name, panel)                                                                 \
     static void pack_row_##name(const float *x, size_t k, float scale, void *out) {                \
@@ -402,6 +439,12 @@ static void adamw_loop(float *restrict w, float *restrict g, float *restrict m, 
     static void pack_panels_t_##name(const float *b, size_t ldb, size_t k, size_t n, void *out,    \
                                      size_t panel_bytes) {                                         \
         pack_panels_t(kind, panel, b, ldb, k, n, out, panel_bytes);                                \
+    }                                                                                              \
+    static void softmax_##name(const bl__score_block *b) {                                         \
+        softmax_block(kind, b);                                                                    \
+    }                                                                                              \
+    static void softmax_backward_##name(const bl__score_block *b) {                                \
+        softmax_backward_block(kind, panel, b);                                                    \
     }
 
 static inline void fill_loops(bl__train_kernels *table) {

@@ -78,50 +78,64 @@ static void multiply_keys(const head_job *j, const query_block *q, const float *
                       q->n_keys - q->begin, out + q->begin, j->net->score_stride, false);
 }
 
-/* out[n][d] = p[n][begin ... n_keys] times the panels of [keys][d]. */
-static void multiply_values(const head_job *j, const query_block *q, const float *p,
-                            const void *values, float *out) {
-    size_t n_keys = q->n_keys - q->begin, row_bytes = units_of(j->gemm, n_keys) * 4;
-    for (size_t i = 0; i < q->n; i++)
-        j->gemm->pack_row(p + i * j->net->score_stride + q->begin, n_keys, 1.0f,
-                          (char *)j->w->score_rows + i * row_bytes);
-    bl__multiply_rows(j->gemm, j->w->score_rows, row_bytes, q->n,
+/* out[n][d] = the rows of [n][begin ... n_keys] in scratch times the panels of [keys][d]. */
+static void multiply_values(const head_job *j, const query_block *q, const void *values,
+                            float *out) {
+    size_t n_keys = q->n_keys - q->begin;
+    bl__multiply_rows(j->gemm, j->w->score_rows, units_of(j->gemm, n_keys) * 4, q->n,
                       (const char *)values + panel_bytes(j->gemm, q->begin),
                       panel_bytes(j->gemm, j->n), n_keys, j->d, out + q->at, j->q_stride, false);
 }
 
+/* What each query of a block sees, and its numbers. */
+typedef struct block_rows {
+    size_t first[BLOCK_TOKENS], end[BLOCK_TOKENS];
+    float log_sums[BLOCK_TOKENS], factors[BLOCK_TOKENS], dots[BLOCK_TOKENS];
+} block_rows;
+
+static bl__score_block make_scores(const head_job *j, const query_block *q, block_rows *rows) {
+    scratch *w = j->w;
+    size_t n_keys = q->n_keys - q->begin;
+    for (size_t i = 0; i < q->n; i++) {
+        rows->first[i] = first_seen(j->s, j->first + q->t + i) - q->begin;
+        rows->end[i] = q->t + i + 1 - q->begin;
+    }
+    return (bl__score_block){.scores = w->scores + q->begin,
+                             .grads = w->grads + q->begin,
+                             .stride = j->net->score_stride,
+                             .n_rows = q->n,
+                             .n_keys = n_keys,
+                             .first = rows->first,
+                             .end = rows->end,
+                             .scale = j->scale,
+                             .log_sums = rows->log_sums,
+                             .factors = rows->factors,
+                             .dots = rows->dots,
+                             .rows = w->score_rows,
+                             .row_bytes = units_of(j->gemm, n_keys) * 4,
+                             .p_panels = w->score_panels[0],
+                             .ds_panels = w->score_panels[1],
+                             .panel_bytes = score_panel(j->gemm, q->n)};
+}
+
+/* Where a query's log_sum and output_dot lie. */
+static size_t number_at(const head_job *j, const query_block *q, size_t i) {
+    return (j->first + q->t + i) * j->net->config.n_heads + q->head;
+}
+
 /* ---- forward ---- */
 
-/* Zeros for the keys that query i cannot see. */
-static void hide(const head_job *j, const query_block *q, size_t i, float *row) {
-    size_t first = first_seen(j->s, j->first + q->t + i), end = q->t + i + 1;
-    memset(row + q->begin, 0, (first - q->begin) * sizeof *row);
-    memset(row + end, 0, (q->n_keys - end) * sizeof *row);
-}
-
-/* Unnormalized probabilities of query i; what it cannot see gets 0. Returns 1 / their sum. */
-static float softmax_row(const head_job *j, const query_block *q, size_t i, float *row,
-                         float *log_sum) {
-    const bl__train_kernels *loops = j->net->loops;
-    size_t first = first_seen(j->s, j->first + q->t + i), n_seen = q->t + i + 1 - first;
-    float max = loops->max(row + first, n_seen) * j->scale;
-    float sum = loops->exp_scaled(row + first, n_seen, j->scale, max, row + first);
-    hide(j, q, i, row);
-    *log_sum = max + logf(sum);
-    return 1.0f / sum;
-}
-
 static void forward_block(const head_job *j, const query_block *q) {
-    const bl__network *net = j->net;
-    float factors[BLOCK_TOKENS], *p = j->w->scores, *out = j->l->attended + q->at;
-    multiply_keys(j, q, j->l->q, j->w->keys_t, p);
-    for (size_t i = 0; i < q->n; i++)
-        factors[i] =
-            softmax_row(j, q, i, p + i * net->score_stride,
-                        &j->l->log_sum[(j->first + q->t + i) * net->config.n_heads + q->head]);
-    multiply_values(j, q, p, j->w->values, j->l->attended);
-    for (size_t i = 0; i < q->n; i++)
-        net->loops->scale(out + i * j->q_stride, j->d, factors[i]);
+    block_rows rows;
+    float *out = j->l->attended + q->at;
+    multiply_keys(j, q, j->l->q, j->w->keys_t, j->w->scores);
+    bl__score_block scores = make_scores(j, q, &rows);
+    j->gemm->softmax(&scores);
+    multiply_values(j, q, j->w->values, j->l->attended);
+    for (size_t i = 0; i < q->n; i++) {
+        j->net->loops->scale(out + i * j->q_stride, j->d, rows.factors[i]);
+        j->l->log_sum[number_at(j, q, i)] = rows.log_sums[i];
+    }
 }
 
 static void forward_item(slice *s, size_t item, scratch *w) {
@@ -139,31 +153,14 @@ static void forward_item(slice *s, size_t item, scratch *w) {
 
 /* ---- backward ---- */
 
-/* From scores and dP to P and dS, of one block. */
-static void probabilities_backward(const head_job *j, const query_block *q, float *p, float *ds) {
-    const bl__network *net = j->net;
-    for (size_t i = 0; i < q->n; i++) {
-        float *row = p + i * net->score_stride, *grad = ds + i * net->score_stride;
-        size_t first = first_seen(j->s, j->first + q->t + i), n_seen = q->t + i + 1 - first;
-        size_t at = (j->first + q->t + i) * net->config.n_heads + q->head;
-        net->loops->exp_scaled(row + first, n_seen, j->scale, j->l->log_sum[at], row + first);
-        net->loops->softmax_backward(row + first, grad + first, n_seen, net->output_dots[at],
-                                     j->scale);
-        hide(j, q, i, row);
-        hide(j, q, i, grad);
-    }
-}
-
-/* out[begin ... n_keys][d] += p[n][begin ... n_keys]^T x[n][d], the latter in panels. */
-static void add_transposed(const head_job *j, const query_block *q, const float *p,
+/* out[begin ... n_keys][d] += p^T x[n][d], both in panels over the block's queries. */
+static void add_transposed(const head_job *j, const query_block *q, const void *p,
                            const void *panels, float *out) {
     const bl__gemm *gemm = j->gemm;
-    size_t bytes = panel_bytes(gemm, q->n);
-    gemm->pack_panels(p + q->begin, j->net->score_stride, q->n, q->n_keys - q->begin, NULL,
-                      j->w->score_panels, bytes);
+    size_t bytes = panel_bytes(gemm, q->n), p_bytes = score_panel(gemm, q->n);
     for (size_t key = q->begin; key < q->n_keys; key += gemm->panel)
         for (size_t c = 0; c < j->d; c += gemm->panel)
-            gemm->multiply((char *)j->w->score_panels + (key - q->begin) / gemm->panel * bytes, 4,
+            gemm->multiply((const char *)p + (key - q->begin) / gemm->panel * p_bytes, 4,
                            gemm->panel * 4, (const char *)panels + c / gemm->panel * bytes,
                            units_of(gemm, q->n), out + key * j->kv_stride + c, j->kv_stride,
                            bl__min_size(gemm->panel, q->n_keys - key),
@@ -173,16 +170,22 @@ static void add_transposed(const head_job *j, const query_block *q, const float 
 static void backward_block(const head_job *j, const query_block *q) {
     const bl__network *net = j->net;
     scratch *w = j->w;
+    block_rows rows;
     const float *queries = j->l->q + q->at, *dout = net->dattended + q->at;
     size_t bytes = panel_bytes(j->gemm, q->n), at = kv_at(j);
     multiply_keys(j, q, j->l->q, w->keys_t, w->scores);
     multiply_keys(j, q, net->dattended, w->values_t, w->grads);
-    probabilities_backward(j, q, w->scores, w->grads);
-    multiply_values(j, q, w->grads, w->keys, net->dq);
+    bl__score_block scores = make_scores(j, q, &rows);
+    for (size_t i = 0; i < q->n; i++) {
+        rows.log_sums[i] = j->l->log_sum[number_at(j, q, i)];
+        rows.dots[i] = net->output_dots[number_at(j, q, i)];
+    }
+    j->gemm->softmax_backward(&scores);
+    multiply_values(j, q, w->keys, net->dq);
     j->gemm->pack_panels(queries, j->q_stride, q->n, j->d, NULL, w->small[0], bytes);
     j->gemm->pack_panels(dout, j->q_stride, q->n, j->d, NULL, w->small[1], bytes);
-    add_transposed(j, q, w->grads, w->small[0], net->dk + at);
-    add_transposed(j, q, w->scores, w->small[1], net->dv + at);
+    add_transposed(j, q, w->score_panels[1], w->small[0], net->dk + at);
+    add_transposed(j, q, w->score_panels[0], w->small[1], net->dv + at);
 }
 
 static void backward_item(slice *s, size_t item, scratch *w) {

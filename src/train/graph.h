@@ -90,7 +90,7 @@ typedef struct scratch {
     bl__q8 q8;             /* BLOCK_TOKENS tokens; of several groups one after the other */
     float *row;            /* float[max_cols]; NULL without groups */
     float *scores, *grads; /* float[BLOCK_TOKENS][score_stride] */
-    void *score_rows, *score_panels;
+    void *score_rows, *score_panels[2];
     void *keys_t, *keys, *values_t, *values; /* panels of one KV head */
     void *small[2];                          /* panels of a block of queries or their gradients */
     float *logits;                           /* float[HEAD_TOKENS][vocab] */
@@ -177,6 +177,11 @@ static inline size_t panel_bytes(const bl__gemm *gemm, size_t k) {
 /* 4-byte units of a whole matrix in panels. */
 static inline size_t matrix_units(const bl__gemm *gemm, size_t k, size_t n) {
     return ceil_div(n, gemm->panel) * gemm->panel * units_of(gemm, k);
+}
+/* Bytes of one panel of scores over n queries; a line more, so that panels, which are written side
+ * by side, do not meet in a few sets of a cache. */
+static inline size_t score_panel(const bl__gemm *gemm, size_t n) {
+    return panel_bytes(gemm, n) + 128;
 }
 /* Panels of W^T for the slice's products. */
 static inline const void *forward_panels(const slice *s, const linear *l) {

@@ -247,7 +247,8 @@ static void layout_scratch(bl__network *net, bl__arena *arena, scratch *w) {
     w->scores = take_floats(arena, BLOCK_TOKENS, net->score_stride);
     w->grads = take_floats(arena, BLOCK_TOKENS, net->score_stride);
     w->score_rows = take_floats(arena, BLOCK_TOKENS, tokens > d ? tokens : d);
-    w->score_panels = take_any_panels(net, arena, BLOCK_TOKENS, tokens);
+    for (size_t i = 0; i < 2; i++) /* and the 128 bytes of each */
+        w->score_panels[i] = take_any_panels(net, arena, BLOCK_TOKENS + 32, tokens);
     w->keys_t = take_any_panels(net, arena, d, tokens);
     w->values_t = take_any_panels(net, arena, d, tokens);
     w->keys = take_any_panels(net, arena, tokens, d);

@@ -148,6 +148,150 @@ static void products_are_right_at_every_level(void **state) {
     }
 }
 
+/* ---- blocks of scores ---- */
+
+enum { SCORE_ROWS = 9, SCORE_KEYS = 101 };
+
+/* A block of scores and all that it points at. */
+typedef struct scores {
+    bl__score_block block;
+    guarded scores, grads, rows, p_panels, ds_panels;
+    size_t first[SCORE_ROWS], end[SCORE_ROWS];
+    float log_sums[SCORE_ROWS], factors[SCORE_ROWS], dots[SCORE_ROWS];
+} scores;
+
+static void make_scores(const bl__gemm *gemm, size_t n_rows, size_t n_keys, scores *s) {
+    size_t panels = up(n_keys, gemm->panel), panel_units = up(n_rows, gemm->group) * gemm->panel;
+    *s = (scores){.scores = guarded_floats(n_rows * n_keys),
+                  .grads = guarded_floats(n_rows * n_keys),
+                  .rows = guarded_floats(n_rows * up(n_keys, gemm->group)),
+                  .p_panels = guarded_floats(panels * panel_units),
+                  .ds_panels = guarded_floats(panels * panel_units)};
+    for (size_t i = 0; i < n_rows; i++) {
+        s->end[i] = 1 + bl__random_below(&rng, n_keys);
+        s->first[i] = bl__random_below(&rng, s->end[i]);
+        s->log_sums[i] = 2 + random_float();
+        s->dots[i] = random_float();
+    }
+    s->block = (bl__score_block){.scores = s->scores.data,
+                                 .grads = s->grads.data,
+                                 .stride = n_keys,
+                                 .n_rows = n_rows,
+                                 .n_keys = n_keys,
+                                 .first = s->first,
+                                 .end = s->end,
+                                 .scale = 1.7f,
+                                 .log_sums = s->log_sums,
+                                 .factors = s->factors,
+                                 .dots = s->dots,
+                                 .rows = s->rows.data,
+                                 .row_bytes = up(n_keys, gemm->group) * 4,
+                                 .p_panels = s->p_panels.data,
+                                 .ds_panels = s->ds_panels.data,
+                                 .panel_bytes = panel_units * 4};
+}
+
+static void free_scores(scores *s) {
+    guarded_free(s->scores);
+    guarded_free(s->grads);
+    guarded_free(s->rows);
+    guarded_free(s->p_panels);
+    guarded_free(s->ds_panels);
+}
+
+static float unit_value(const bl__gemm *gemm, const void *unit, size_t index) {
+    uint16_t half;
+    float value;
+    if (gemm->group == 1) {
+        memcpy(&value, unit, sizeof value);
+        return value;
+    }
+    memcpy(&half, (const char *)unit + 2 * index, sizeof half);
+    return bl__bf16_to_f32(half);
+}
+
+static float row_value(const bl__gemm *gemm, const scores *s, size_t i, size_t key) {
+    return unit_value(gemm,
+                      (const char *)s->block.rows + i * s->block.row_bytes + key / gemm->group * 4,
+                      key % gemm->group);
+}
+
+static float panel_value(const bl__gemm *gemm, const scores *s, const void *panels, size_t i,
+                         size_t key) {
+    size_t unit = i / gemm->group * gemm->panel + key % gemm->panel;
+    return unit_value(gemm,
+                      (const char *)panels + key / gemm->panel * s->block.panel_bytes + unit * 4,
+                      i % gemm->group);
+}
+
+static void check_close(const bl__gemm *gemm, const char *what, float found, double want) {
+    double bound = (gemm->group == 2 ? 0x1p-8 : 1e-5) * fabs(want) + 1e-6;
+    if (!(fabs((double)found - want) <= bound))
+        fail_msg("%s, %s: %.9g, expected %.9g", gemm->name, what, (double)found, want);
+}
+
+static void check_softmax(const bl__gemm *gemm, size_t n_rows, size_t n_keys) {
+    scores s;
+    make_scores(gemm, n_rows, n_keys, &s);
+    double x[SCORE_ROWS][SCORE_KEYS];
+    for (size_t i = 0; i < n_rows; i++)
+        for (size_t key = 0; key < n_keys; key++)
+            x[i][key] = (double)s.scores.data[i * n_keys + key] * 1.7;
+    gemm->softmax(&s.block);
+    for (size_t i = 0; i < n_rows; i++) {
+        double sum = 0, max = x[i][s.first[i]];
+        for (size_t key = s.first[i]; key < s.end[i]; key++)
+            max = fmax(max, x[i][key]);
+        for (size_t key = 0; key < up(n_keys, gemm->group) * gemm->group; key++) {
+            bool seen = key >= s.first[i] && key < s.end[i];
+            double want = seen ? exp(x[i][key] - max) : 0;
+            sum += want;
+            check_close(gemm, "p", row_value(gemm, &s, i, key), want);
+        }
+        check_close(gemm, "log of the sum", s.log_sums[i], max + log(sum));
+        check_close(gemm, "1 / sum", s.factors[i], 1 / sum);
+    }
+    free_scores(&s);
+}
+
+static void check_softmax_backward(const bl__gemm *gemm, size_t n_rows, size_t n_keys) {
+    scores s;
+    make_scores(gemm, n_rows, n_keys, &s);
+    double p[SCORE_ROWS + 1][SCORE_KEYS + 32] = {{0}}, ds[SCORE_ROWS + 1][SCORE_KEYS + 32] = {{0}};
+    for (size_t i = 0; i < n_rows; i++)
+        for (size_t key = s.first[i]; key < s.end[i]; key++) {
+            size_t at = i * n_keys + key;
+            p[i][key] = exp((double)s.scores.data[at] * 1.7 - (double)s.log_sums[i]);
+            ds[i][key] = p[i][key] * ((double)s.grads.data[at] - (double)s.dots[i]) * 1.7;
+        }
+    gemm->softmax_backward(&s.block);
+    for (size_t i = 0; i < up(n_rows, gemm->group) * gemm->group; i++)
+        for (size_t key = 0; key < up(n_keys, gemm->panel) * gemm->panel; key++) {
+            check_close(gemm, "P", panel_value(gemm, &s, s.block.p_panels, i, key), p[i][key]);
+            check_close(gemm, "dS", panel_value(gemm, &s, s.block.ds_panels, i, key), ds[i][key]);
+            if (i < n_rows && key < up(n_keys, gemm->group) * gemm->group)
+                check_close(gemm, "dS of a row", row_value(gemm, &s, i, key), ds[i][key]);
+        }
+    free_scores(&s);
+}
+
+static void scores_are_right_at_every_level(void **state) {
+    (void)state;
+    const size_t keys[] = {1, 2, 15, 16, 17, 31, 32, 33, 47, 64, 70, 97, SCORE_KEYS};
+    for (size_t l = 0; l < N_LEVELS; l++) {
+        bl__train_kernels table;
+        if (!bl__train_kernels_for(all_levels[l], &table))
+            continue;
+        for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+            for (size_t n_rows = 1; n_rows <= SCORE_ROWS; n_rows++) {
+                check_softmax(&table.float32, n_rows, keys[i]);
+                check_softmax(&table.bf16, n_rows, keys[i]);
+                check_softmax_backward(&table.float32, n_rows, keys[i]);
+                check_softmax_backward(&table.bf16, n_rows, keys[i]);
+            }
+    }
+}
+
 /* ---- loops: the same bits as ref on every tail length ---- */
 
 enum { MAX_N = 70, ARRAYS = 6 };
@@ -366,6 +510,7 @@ int main(int argc, char **argv) {
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_are_right_at_every_level),
+        cmocka_unit_test(scores_are_right_at_every_level),
         cmocka_unit_test(loops_have_the_bits_of_ref),
         cmocka_unit_test(tiles_are_those_of_the_layout),
     };

@@ -58,7 +58,9 @@ void bl__train_fill_ref(bl__train_kernels *table) {
                                 pack_panels_float32,
                                 pack_panels_i8_float32,
                                 pack_panels_t_float32,
-                                multiply_float32};
+                                multiply_float32,
+                                softmax_float32,
+                                softmax_backward_float32};
     table->bf16 = (bl__gemm){"bf16 ref",
                              2,
                              PANEL,
@@ -66,6 +68,8 @@ void bl__train_fill_ref(bl__train_kernels *table) {
                              pack_panels_bf16,
                              pack_panels_i8_bf16,
                              pack_panels_t_bf16,
-                             multiply_bf16};
+                             multiply_bf16,
+                             softmax_bf16,
+                             softmax_backward_bf16};
     table->native_bf16 = false;
 }

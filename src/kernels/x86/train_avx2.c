@@ -61,5 +61,7 @@ void bl__train_fill_avx2(bl__train_kernels *table) {
                                 pack_panels_float32,
                                 pack_panels_i8_float32,
                                 pack_panels_t_float32,
-                                multiply_float32};
+                                multiply_float32,
+                                softmax_float32,
+                                softmax_backward_float32};
 }
