@@ -4,6 +4,7 @@
 
 #include "bitloom/bench.h"
 #include "bitloom/chat.h"
+#include "bitloom/compare.h"
 #include "bitloom/convert.h"
 #include "bitloom/cost.h"
 #include "bitloom/data.h"

@@ -55,6 +55,7 @@ typedef struct bl_session_params {
     uint32_t n_batch;     /* tokens evaluated together; 0 = 256 */
     uint32_t n_threads;   /* 0 = all physical cores */
     uint32_t n_sequences; /* texts held side by side, at most BL_MAX_SEQUENCES; 0 = 1 */
+    const char *kernels;  /* a level of bl_kernel_levels(); NULL = the one in use */
 } bl_session_params;
 
 enum { BL_MAX_SEQUENCES = 4096 };

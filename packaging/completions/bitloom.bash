@@ -2,7 +2,7 @@
 
 _bitloom() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
-    local commands="run chat convert inspect tokenize data tokenizer train plot bench perplexity dummy info help"
+    local commands="run chat convert inspect tokenize data tokenizer train plot bench perplexity compare dummy info help"
     local model="-m --model -t --threads -c --ctx-size -b --batch-size --numa"
     local sampling="-n --n-predict --predict -s --seed --temp -temp --top-k --top-p --min-p
         --repeat-penalty --frequency-penalty --presence-penalty --repeat-last-n -r --stop
@@ -72,6 +72,9 @@ _bitloom() {
         perplexity)
             options+=" -m --model -f --file -c --ctx-size --protocol --bos --windows --chunks"
             options+=" -t --threads --numa --json -q --quiet" ;;
+        compare)
+            options+=" -f --file -c --ctx-size --protocol --bos --windows --chunks --kernels --max-kl"
+            options+=" --min-agreement -t --threads --json -q --quiet" ;;
         dummy)
             options+=" -o --output --shape --type --embed-type --vocab -s --seed -t --threads --json"
             options+=" -q --quiet" ;;
@@ -79,7 +82,7 @@ _bitloom() {
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
-    elif [[ $cmd =~ ^(convert|inspect|data|tokenizer|train|plot)$ ]]; then
+    elif [[ $cmd =~ ^(convert|inspect|data|tokenizer|train|plot|compare)$ ]]; then
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
     fi
 }

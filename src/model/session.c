@@ -10,6 +10,7 @@
 #include "base/alloc.h"
 #include "base/checked.h"
 #include "base/error.h"
+#include "bitloom/system.h"
 #include "cpu/cpu.h"
 #include "model/work.h"
 
@@ -74,8 +75,13 @@ bl_status bl_session_create(const bl_model *model, const bl_session_params *para
         bl_session_free(s);
         return bl__fail(err, BL_ERR_MEMORY, "cannot allocate %u sequences", p.n_sequences);
     }
+    if (p.kernels && !bl__kernels_for(p.kernels, &s->own_kernels)) {
+        bl_session_free(s);
+        return bl__fail(err, BL_ERR_ARGUMENT, "kernels \"%.32s\", expected one of: %s", p.kernels,
+                        bl_kernel_levels());
+    }
     s->model = model;
-    s->kernels = bl__kernels_get();
+    s->kernels = p.kernels ? &s->own_kernels : bl__kernels_get();
     s->n_ctx = p.n_ctx ? p.n_ctx : bl__min_size(trained, DEFAULT_MAX_CTX);
     s->n_batch = bl__min_size(p.n_batch ? p.n_batch : DEFAULT_BATCH, s->n_sequences * s->n_ctx);
     bl_status status =

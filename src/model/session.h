@@ -15,6 +15,7 @@ typedef struct bl__sequence {
 struct bl_session {
     const bl_model *model;
     const bl__kernels *kernels;
+    bl__kernels own_kernels; /* where the caller asked for a level */
     bl__pool *pool;
     bl__arena arena;
     bl__compute compute;

@@ -108,7 +108,10 @@ static void test_interleaved_as_alone(void **state) {
         for (uint32_t n_texts = 1; n_texts <= MAX_TEXTS; n_texts++)
             for (uint32_t n_threads = 1; n_threads <= 3; n_threads++) {
                 uint32_t n_batch = 1 + (uint32_t)bl__random_below(&random, 33);
-                bl_session_params p = {N_CTX, n_batch, n_threads, n_texts};
+                bl_session_params p = {.n_ctx = N_CTX,
+                                       .n_batch = n_batch,
+                                       .n_threads = n_threads,
+                                       .n_sequences = n_texts};
                 bl_session *s = open_session(model, p);
                 assert_int_equal(bl_session_n_sequences(s), n_texts);
                 interleave(s, texts, n_texts, &random);
