@@ -17,7 +17,7 @@ enum { MAX_LIST = 32, NAME_BYTES = 48 };
 
 typedef struct bench_settings {
     option_list models;
-    const char *prompts, *generates, *streams, *depths, *threads, *numa;
+    const char *prompts, *generates, *streams, *depths, *threads, *numa, *cache_type;
     int64_t batch, repeats;
     bool json, csv, quiet;
 } bench_settings;
@@ -42,6 +42,8 @@ static const option OPTIONS[] = {
     {'r', "repetitions", NULL, OPTION_INTEGER, "N", BENCH(repeats), 1, BL_BENCH_MAX_REPEATS, NULL,
      "times that each test is run (default 5)"},
     {0, "numa", NULL, OPTION_CHOICE, "HOW", BENCH(numa), 0, 0, NUMA_CHOICES, NUMA_HELP},
+    {0, "cache-type", NULL, OPTION_CHOICE, "TYPE", BENCH(cache_type), 0, 0, CACHE_CHOICES,
+     CACHE_HELP},
     {0, "json", NULL, OPTION_FLAG, NULL, BENCH(json), 0, 0, NULL, "print one JSON object"},
     {0, "csv", NULL, OPTION_FLAG, NULL, BENCH(csv), 0, 0, NULL, "print lines of CSV"},
     {'q', "quiet", NULL, OPTION_FLAG, NULL, BENCH(quiet), 0, 0, NULL, "show no progress"},
@@ -223,13 +225,14 @@ static bool add_json(bench *b, const char *path, const bl_model_info *info, cons
     for (uint32_t i = 0; i < r->test.n_repeats; i++)
         json_array_append_new(samples, json_real(r->samples[i]));
     json_t *row = json_pack(
-        "{s:s, s:s%, s:s, s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "model", path,
-        "model_name", info->name, strlen(info->name), "model_type", info->weights, "model_bytes",
-        (json_int_t)info->file_bytes, "n_params", (json_int_t)info->n_params, "kernels",
-        bl_kernel_level(), "test", name, "n_prompt", (json_int_t)r->test.n_prompt, "n_gen",
-        (json_int_t)r->test.n_generate, "streams", (json_int_t)r->test.n_streams, "n_depth",
-        (json_int_t)r->test.depth, "threads", (json_int_t)r->test.n_threads, "batch",
-        (json_int_t)r->test.n_batch, "session_bytes", (json_int_t)r->session_bytes);
+        "{s:s, s:s%, s:s, s:I, s:I, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:s, s:I}", "model",
+        path, "model_name", info->name, strlen(info->name), "model_type", info->weights,
+        "model_bytes", (json_int_t)info->file_bytes, "n_params", (json_int_t)info->n_params,
+        "kernels", bl_kernel_level(), "test", name, "n_prompt", (json_int_t)r->test.n_prompt,
+        "n_gen", (json_int_t)r->test.n_generate, "streams", (json_int_t)r->test.n_streams,
+        "n_depth", (json_int_t)r->test.depth, "threads", (json_int_t)r->test.n_threads, "batch",
+        (json_int_t)r->test.n_batch, "cache_type", cache_type_name(r->test.cache_type),
+        "session_bytes", (json_int_t)r->session_bytes);
     json_t *figures = json_pack(
         "{s:f, s:f, s:f, s:o, s:f, s:f, s:f, s:f}", "tokens_per_second", r->tokens_per_second,
         "tokens_per_second_min", r->slowest, "tokens_per_second_max", r->fastest, "samples",
@@ -299,6 +302,7 @@ static int run_model(bench *b, const char *path) {
             const bl_bench_test test = {.depth = b->depths.items[d],
                                         .n_batch = (uint32_t)b->settings->batch,
                                         .n_threads = b->limits[t].n_threads,
+                                        .cache_type = cache_type_of(b->settings->cache_type),
                                         .n_repeats = (uint32_t)b->settings->repeats};
             status = run_tests(b, path, model, test, &b->limits[t]);
         }

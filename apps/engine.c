@@ -26,6 +26,8 @@ const option MODEL_OPTIONS[N_MODEL_OPTIONS] = {
     {'b', "batch-size", NULL, OPTION_INTEGER, "N", MODEL(batch), 0, 65536, NULL,
      "prompt tokens evaluated together; 0 = 256 (default)"},
     {0, "numa", NULL, OPTION_CHOICE, "HOW", MODEL(numa), 0, 0, NUMA_CHOICES, NUMA_HELP},
+    {0, "cache-type", NULL, OPTION_CHOICE, "TYPE", MODEL(cache_type), 0, 0, CACHE_CHOICES,
+     CACHE_HELP},
 };
 
 const option SAMPLING_OPTIONS[N_SAMPLING_OPTIONS] = {
@@ -193,6 +195,19 @@ bool place_memory(const command *cmd, const char *numa) {
     return false;
 }
 
+const char *cache_type_name(bl_cache_type type) {
+    static const char *const names[] = {
+        [BL_CACHE_F16] = "f16", [BL_CACHE_F32] = "f32", [BL_CACHE_I8] = "i8", [BL_CACHE_I4] = "i4"};
+    return names[type];
+}
+
+bl_cache_type cache_type_of(const char *name) {
+    bl_cache_type type = BL_CACHE_I4;
+    while (type != BL_CACHE_F16 && !(name && strcmp(name, cache_type_name(type)) == 0))
+        type--;
+    return type;
+}
+
 int engine_open(engine *e, const command *cmd, const model_settings *model,
                 const sampling_settings *sampling, bool quiet) {
     *e = (engine){0};
@@ -217,7 +232,8 @@ int engine_open(engine *e, const command *cmd, const model_settings *model,
     bl_error err;
     bl_session_params session = {.n_ctx = (uint32_t)model->ctx,
                                  .n_batch = (uint32_t)model->batch,
-                                 .n_threads = e->n_threads};
+                                 .n_threads = e->n_threads,
+                                 .cache_type = cache_type_of(model->cache_type)};
     if (bl_model_open(e->path, &(bl_model_params){e->n_threads}, &e->model, &err) != BL_OK ||
         bl_tokenizer_open(e->path, &e->tokenizer, &err) != BL_OK ||
         bl_session_create(e->model, &session, &e->session, &err) != BL_OK ||

@@ -11,7 +11,7 @@
 #include "options.h"
 
 typedef struct model_settings {
-    const char *model, *numa;
+    const char *model, *numa, *cache_type;
     int64_t threads, ctx, batch;
 } model_settings;
 
@@ -22,7 +22,7 @@ typedef struct sampling_settings {
     bool ignore_eos, context_shift, special;
 } sampling_settings;
 
-enum { N_MODEL_OPTIONS = 5, N_SAMPLING_OPTIONS = 15 };
+enum { N_MODEL_OPTIONS = 6, N_SAMPLING_OPTIONS = 15 };
 extern const option MODEL_OPTIONS[N_MODEL_OPTIONS];
 extern const option SAMPLING_OPTIONS[N_SAMPLING_OPTIONS];
 
@@ -60,6 +60,13 @@ bool place_memory(const command *cmd, const char *numa);
 #define NUMA_CHOICES "none interleave"
 #define NUMA_HELP                                                                                  \
     "interleave: spread memory over all nodes of a machine that has several (default none)"
+
+/* The value of --cache-type. */
+bl_cache_type cache_type_of(const char *name);
+const char *cache_type_name(bl_cache_type type);
+#define CACHE_CHOICES "f16 f32 i8 i4"
+#define CACHE_HELP                                                                                 \
+    "how keys and values are kept: f16 (default), f32, or i8 or i4, smaller and coarser"
 
 /* Tells a context shift what to keep of this prompt: what was asked for and the BOS token. */
 void keep_start(engine *e, const bl_token *ids, size_t n_ids);

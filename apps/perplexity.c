@@ -15,7 +15,7 @@
 
 typedef struct perplexity_settings {
     option_list models;
-    const char *file, *protocol, *bos, *numa;
+    const char *file, *protocol, *bos, *numa, *cache_type;
     int64_t ctx, windows, threads;
     bool json, quiet;
 } perplexity_settings;
@@ -40,6 +40,8 @@ static const option OPTIONS[] = {
     {'t', "threads", NULL, OPTION_INTEGER, "N", PERPLEXITY(threads), 0, 1024, NULL,
      "threads; 0 = one for each physical core (default)"},
     {0, "numa", NULL, OPTION_CHOICE, "HOW", PERPLEXITY(numa), 0, 0, NUMA_CHOICES, NUMA_HELP},
+    {0, "cache-type", NULL, OPTION_CHOICE, "TYPE", PERPLEXITY(cache_type), 0, 0, CACHE_CHOICES,
+     CACHE_HELP},
     {0, "json", NULL, OPTION_FLAG, NULL, PERPLEXITY(json), 0, 0, NULL, "print one JSON object"},
     {'q', "quiet", NULL, OPTION_FLAG, NULL, PERPLEXITY(quiet), 0, 0, NULL, "show no progress"},
 };
@@ -94,6 +96,7 @@ static int run_model(const perplexity_settings *s, const char *path, const char 
                      json_t *rows) {
     bl_perplexity_params params = {.n_ctx = (uint32_t)s->ctx, .max_windows = (uint32_t)s->windows};
     params.session.n_threads = (uint32_t)s->threads;
+    params.session.cache_type = cache_type_of(s->cache_type);
     if (strcmp(s->protocol, "whole") == 0)
         params.protocol = BL_PERPLEXITY_WHOLE;
     if (strcmp(s->bos, "auto") != 0)

@@ -46,6 +46,7 @@ typedef struct bl_bench_test {
     uint32_t depth;      /* tokens that the session holds before, of each text */
     uint32_t n_batch;    /* 0 = 512 */
     uint32_t n_threads;  /* 0 = all physical cores */
+    bl_cache_type cache_type;
     uint32_t
         n_repeats; /* 1 to BL_BENCH_MAX_REPEATS; a batch or a token that is not timed goes first */
 } bl_bench_test;

@@ -49,6 +49,15 @@ typedef struct bl_model_info {
 
 const bl_model_info *bl_model_get_info(const bl_model *model); /* borrowed */
 
+/* How a session keeps keys and values. Text depends on it, and on nothing else about the cache;
+ * docs/model.md says what each costs. */
+typedef enum bl_cache_type {
+    BL_CACHE_F16, /* float16, the default */
+    BL_CACHE_F32, /* as computed */
+    BL_CACHE_I8,  /* int8 with a float16 step for each head and position */
+    BL_CACHE_I4   /* 4 bits with a float16 step for each 32 elements of a head */
+} bl_cache_type;
+
 typedef struct bl_session_params {
     uint32_t n_ctx;       /* KV cache size in tokens, of each sequence; 0 = the model's
                              context_length, at most 4096 */
@@ -56,6 +65,7 @@ typedef struct bl_session_params {
     uint32_t n_threads;   /* 0 = all physical cores */
     uint32_t n_sequences; /* texts held side by side, at most BL_MAX_SEQUENCES; 0 = 1 */
     const char *kernels;  /* a level of bl_kernel_levels(); NULL = the one in use */
+    bl_cache_type cache_type;
 } bl_session_params;
 
 enum { BL_MAX_SEQUENCES = 4096 };

@@ -15,7 +15,13 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { BL_LANES = 16 };
+#include "bitloom/model.h"
+
+enum {
+    BL_LANES = 16,
+    BL_CACHE_BLOCK = 64, /* positions whose scores meet one maximum */
+    BL_CACHE_COLS = 32   /* rows of cache cells are multiples of it */
+};
 
 /* Activations quantized to int8, one scale a token (arXiv 2402.17764, "Training Tips" code). */
 typedef struct bl__q8 {
@@ -62,6 +68,40 @@ typedef struct bl__kernels {
     /* float16 / bfloat16 to float: out[n]. */
     void (*unpack_f16)(const uint16_t *x, size_t n, float *out);
     void (*unpack_bf16)(const uint16_t *x, size_t n, float *out);
+
+    /* out[r][c] = +0, or with `add` itself; then fused += a[r][i] * b[i][c] for i = 0, 1, ... n
+     * - 1. b: n rows of `cols` cells, b_stride bytes apart; cols is a multiple of BL_CACHE_COLS,
+     * strides of a and out are in floats. A cell is float32, float16, int8, or for BL_CACHE_I4 a
+     * nibble less 8: in each 16 bytes the low ones are columns 0 ... 15 and the high ones 16
+     * ... 31. */
+    void (*cells_product)(bl_cache_type type, const float *a, size_t a_stride, size_t n_rows,
+                          const void *b, size_t b_stride, size_t n, size_t cols, float *out,
+                          size_t out_stride, bool add);
+
+    /* scores[i] = exp(scores[i] - max), max the largest of the first n, 1 <= n <= BL_CACHE_BLOCK;
+     * 0 from n on. sums[l] = scores[l] + [16 + l] + [32 + l] + [48 + l], in that order. */
+    float (*softmax_block)(float scores[BL_CACHE_BLOCK], size_t n, float sums[BL_LANES]);
+
+    /* Row r of to[n_rows][width], scaled to exp(-to_max[r]), takes on that of from: with `more` the
+     * one of the larger maximum, which becomes to_max[r], `less` the other (from, when equal) and
+     * e = exp(-|from_max[r] - to_max[r]|): to = fused less * e + more. */
+    void (*merge_rows)(float *to_max, float *to, const float *from_max, const float *from,
+                       size_t n_rows, size_t width);
+
+    /* float to float16, half to even; what is too large becomes +-65504, NaN stays NaN. */
+    void (*pack_f16)(const float *x, size_t n, uint16_t *out);
+
+    /* out[n] = x * factor * weight, or x * factor when weight is NULL; out may be x. */
+    void (*scale)(const float *x, float factor, const float *weight, size_t n, float *out);
+    /* out[n] = silu(gate) * up, and relu(gate)^2 * up; out may be gate. */
+    void (*silu_mul)(const float *gate, const float *up, size_t n, float *out);
+    void (*relu2_mul)(const float *gate, const float *up, size_t n, float *out);
+    /* x[n] += y; x[n] = fused y * weight + x. */
+    void (*add)(float *x, const float *y, size_t n);
+    void (*add_scaled)(float *x, const float *y, const float *weight, size_t n);
+    /* Rotates pairs of x: elements (i, i + half) when halves, (2i, 2i + 1) otherwise, by the angle
+     * with cosine c[i] and sine s[i], i < half. */
+    void (*rope)(float *x, size_t half, bool halves, const float *c, const float *s);
 } bl__kernels;
 
 /* The table for this machine, capped by the environment variable BITLOOM_CPU; built once. */
@@ -71,9 +111,6 @@ const bl__kernels *bl__kernels_get(void);
  * in or this machine cannot run it. For the kernel checker. */
 bool bl__kernels_for(const char *level, bl__kernels *out);
 
-/* Element-wise float operations, written once in plain C: without contraction the compiler may
- * vectorize them for any machine and the bits stay the same. */
-
 /* out[n] = x / sqrt(mean(x^2) + eps) * weight; weight may be NULL (ones), out may be x. */
 void bl__rms_norm(const bl__kernels *kernels, const float *x, const float *weight, float eps,
                   size_t n, float *out);
@@ -81,18 +118,7 @@ void bl__rms_norm(const bl__kernels *kernels, const float *x, const float *weigh
  * LayerNorm without weights. out may be x; stats gets mean and rstd, unless it is NULL. */
 void bl__layer_norm(const bl__kernels *kernels, const float *x, float eps, size_t n, float *out,
                     float stats[2]);
-/* scores[n] become probabilities: exp(x - max) / sum, the sum in lanes. n >= 1. */
-void bl__softmax(float *scores, size_t n);
-/* gate[n] = silu(gate) * up, and relu(gate)^2 * up. */
-void bl__silu_mul(float *gate, const float *up, size_t n);
-void bl__relu2_mul(float *gate, const float *up, size_t n);
-/* x[n] += y. */
-void bl__add(float *x, const float *y, size_t n);
 /* exp with less than 2 ulp of error, the same bits on every machine; saturates outside -87 ... 88.
  */
 float bl__exp(float x);
-/* Rotates pairs of x[head_dim]: elements (i, i + n_rot / 2) when halves, (2i, 2i + 1) otherwise,
- * by the angle whose cosine and sine are cs[i][2], i < n_rot / 2. Elements past n_rot stay. */
-void bl__rope(float *x, size_t n_rot, bool halves, const float *cs);
-
 #endif

@@ -44,24 +44,6 @@ static inline float fold_lanes(float lanes[BL_LANES]) {
 #define EACH_ALONE _Pragma("GCC ivdep")
 #endif
 
-/* As exp_inline(), fused and up to 88 only: a third of the time, and the bits do not matter to
- * inference. */
-static inline float exp_fused(float x) {
-    x = x < -87.0f ? -87.0f : x;
-    float k = fmaf(x, 1.44269504f, 12582912.0f);
-    uint32_t k_bits = bl__f32_bits(k);
-    k -= 12582912.0f;
-    float r = fmaf(k, 2.12194440e-4f, fmaf(k, -0.693359375f, x));
-    float p = fmaf(1.98412698e-4f, r, 1.38888889e-3f);
-    p = fmaf(p, r, 8.33333333e-3f);
-    p = fmaf(p, r, 4.16666667e-2f);
-    p = fmaf(p, r, 1.66666667e-1f);
-    p = fmaf(p, r, 0.5f);
-    p = fmaf(p, r, 1.0f);
-    p = fmaf(p, r, 1.0f);
-    return p * bl__bits_f32((k_bits << 23) + 0x3f800000u);
-}
-
 /* ---- packing: `kind` and `panel` are constants after inlining ---- */
 
 static inline void pack_row(int kind, const float *x, size_t k, float scale, void *out) {

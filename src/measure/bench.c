@@ -109,6 +109,7 @@ static bl_status open_course(course *c, const bl_model *model, bl_error *err) {
                                       .n_batch = test->n_batch > test->n_streams ? test->n_batch
                                                                                  : test->n_streams,
                                       .n_threads = test->n_threads,
+                                      .cache_type = test->cache_type,
                                       .n_sequences = test->n_streams};
     return bl_session_create(model, &params, &c->session, err);
 }

@@ -10,8 +10,12 @@ typedef struct bl__attention {
     bl__pool *pool;
     const bl__hparams *h;
     size_t n_ctx, max_parts;
-    float *rope;   /* float[n_ctx][n_rot / 2][2]: cosine and sine */
-    float *scores; /* float[max_parts][n_heads / n_kv_heads][n_ctx] */
+    size_t tile_tokens; /* queries of so many tokens and one KV head are computed together */
+    float *rope;        /* float[n_ctx][2][n_rot / 2]: cosines, sines */
+    float *scratch;     /* float[max_parts][part_floats] */
+    size_t part_floats;
+    float
+        *partial; /* states of a token's queries: [n_heads / group][n_chunks(n_ctx)][group rows] */
 } bl__attention;
 
 /* Takes the table of rotations and scratch for sequences of up to n_ctx positions from the arena

@@ -1,52 +1,155 @@
-/* Owns where the keys and values of a sequence lie. Must not know what attention does with them. */
+/* Owns where the keys and values of a sequence lie and how they are rounded. Must not know what
+ * attention does with them. */
 #include "model/cache.h"
 
+#include <math.h>
 #include <string.h>
 
 #include "base/checked.h"
+#include "base/half.h"
 
-void bl__cache_layout(bl__cache *cache, const bl__hparams *h, size_t n_ctx, bl__arena *arena) {
-    size_t n = 0;
-    if (!bl__mul_size((size_t)h->n_layers * h->n_kv_heads, n_ctx * h->head_dim, &n))
+/* Bytes of n cells, a multiple of BL_CACHE_COLS. */
+static size_t cells_bytes(bl_cache_type type, size_t n) {
+    return type == BL_CACHE_F32   ? 4 * n
+           : type == BL_CACHE_F16 ? 2 * n
+           : type == BL_CACHE_I8  ? n
+                                  : n / 2;
+}
+
+void bl__cache_layout(bl__cache *cache, const bl__hparams *h, bl_cache_type type, size_t n_ctx,
+                      bl__arena *arena) {
+    size_t width = (h->head_dim + BL_CACHE_COLS - 1) / BL_CACHE_COLS * BL_CACHE_COLS, blocks = 0;
+    size_t n_blocks = (n_ctx + BL_CACHE_BLOCK - 1) / BL_CACHE_BLOCK;
+    if (!bl__mul_size((size_t)h->n_layers * h->n_kv_heads, n_blocks, &blocks))
         arena->overflowed = true;
-    cache->h = h;
-    cache->n_ctx = n_ctx;
-    cache->keys = bl__arena_alloc(arena, n, sizeof(float));
-    cache->values = bl__arena_alloc(arena, n, sizeof(float));
+    *cache = (bl__cache){.h = h, .type = type, .n_blocks = n_blocks, .width = width};
+    cache->n_groups = type == BL_CACHE_I8 ? 1 : type == BL_CACHE_I4 ? width / BL_CACHE_COLS : 0;
+    cache->group_dim = type == BL_CACHE_I4 ? BL_CACHE_COLS : width;
+    cache->key_stride = cells_bytes(type, BL_CACHE_BLOCK);
+    cache->value_stride = cells_bytes(type, width);
+    cache->keys = bl__arena_alloc(arena, blocks, h->head_dim * cache->key_stride);
+    cache->values = bl__arena_alloc(arena, blocks, BL_CACHE_BLOCK * cache->value_stride);
+    size_t steps = BL_CACHE_BLOCK * cache->n_groups * sizeof(uint16_t);
+    cache->key_steps = bl__arena_alloc(arena, blocks, steps);
+    cache->value_steps = bl__arena_alloc(arena, blocks, steps);
 }
 
 uint64_t bl__cache_position_bytes(const bl__cache *cache) {
     const bl__hparams *h = cache->h;
-    uint64_t per_layer = (uint64_t)h->n_kv_heads * h->head_dim;
-    return h->n_layers * per_layer * (sizeof *cache->keys + sizeof *cache->values);
+    uint64_t keys = (uint64_t)h->head_dim * cache->key_stride / BL_CACHE_BLOCK;
+    uint64_t steps = 2 * cache->n_groups * sizeof(uint16_t);
+    return (uint64_t)h->n_layers * h->n_kv_heads * (keys + cache->value_stride + steps);
 }
 
-/* Where one KV head of a layer begins. */
-static size_t head_at(const bl__cache *cache, size_t layer, size_t kv_head) {
-    return (layer * cache->h->n_kv_heads + kv_head) * cache->n_ctx * cache->h->head_dim;
+bl__cache_part bl__cache_at(const bl__cache *cache, size_t layer, size_t kv_head, size_t block) {
+    size_t i = (layer * cache->h->n_kv_heads + kv_head) * cache->n_blocks + block;
+    size_t steps = i * cache->n_groups * BL_CACHE_BLOCK;
+    return (bl__cache_part){cache->keys + i * cache->h->head_dim * cache->key_stride,
+                            cache->values + i * BL_CACHE_BLOCK * cache->value_stride,
+                            cache->key_steps + steps, cache->value_steps + steps};
 }
 
-void bl__cache_store(bl__cache *cache, size_t layer, size_t kv_head, size_t position,
-                     const float *k, const float *v) {
-    size_t d = cache->h->head_dim, to = head_at(cache, layer, kv_head) + position * d;
-    memcpy(cache->keys + to, k, d * sizeof(float));
-    memcpy(cache->values + to, v, d * sizeof(float));
+/* to[c][0 ... n - 1] = from[0 ... n - 1][c], rows of `to` BL_CACHE_BLOCK apart. */
+#define TRANSPOSE(name, cell)                                                                      \
+    static void name(const cell *from, size_t stride, size_t n, size_t cols, cell *to) {           \
+        for (size_t c = 0; c < cols; c++)                                                          \
+            for (size_t i = 0; i < n; i++)                                                         \
+                to[c * BL_CACHE_BLOCK + i] = from[i * stride + c];                                 \
+    }
+TRANSPOSE(transpose_bytes, int8_t)
+TRANSPOSE(transpose_halves, uint16_t)
+TRANSPOSE(transpose_floats, float)
+
+/* The step of a group of at most BL_CACHE_COLS elements, by which the largest is -8, and nibbles:
+ * x ~ (nibble - 8) * step. */
+static uint16_t quantize_i4(const float *x, size_t n, uint8_t nibbles[BL_CACHE_COLS]) {
+    float most = 0.0f;
+    for (size_t i = 0; i < n; i++)
+        most = fabsf(x[i]) > fabsf(most) ? x[i] : most;
+    uint16_t step = bl__f32_to_f16(fmaxf(-8192.0f, fminf(8192.0f, most)) / -8.0f);
+    float value = bl__f16_to_f32(step), inverse = value != 0.0f ? 1.0f / value : 0.0f;
+    for (size_t i = 0; i < n; i++) {
+        float r = rintf(x[i] * inverse) + 8.0f;
+        r = r > 0.0f ? r : 0.0f; /* NaN too */
+        nibbles[i] = (uint8_t)(r < 15.0f ? r : 15.0f);
+    }
+    return step;
 }
 
 void bl__cache_copy(const bl__cache *from, bl__cache *to, size_t n) {
-    size_t bytes = n * from->h->head_dim * sizeof(float);
+    size_t blocks = (n + BL_CACHE_BLOCK - 1) / BL_CACHE_BLOCK;
+    size_t steps = blocks * from->n_groups * BL_CACHE_BLOCK * sizeof(uint16_t);
     for (size_t layer = 0; layer < from->h->n_layers; layer++)
         for (size_t head = 0; head < from->h->n_kv_heads; head++) {
-            size_t at = head_at(from, layer, head);
-            memcpy(to->keys + at, from->keys + at, bytes);
-            memcpy(to->values + at, from->values + at, bytes);
+            bl__cache_part a = bl__cache_at(from, layer, head, 0);
+            bl__cache_part b = bl__cache_at(to, layer, head, 0);
+            memcpy(b.keys, a.keys, blocks * from->h->head_dim * from->key_stride);
+            memcpy(b.values, a.values, blocks * BL_CACHE_BLOCK * from->value_stride);
+            memcpy(b.key_steps, a.key_steps, steps);
+            memcpy(b.value_steps, a.value_steps, steps);
         }
 }
 
-const float *bl__cache_keys(const bl__cache *cache, size_t layer, size_t kv_head) {
-    return cache->keys + head_at(cache, layer, kv_head);
+/* Where the nibble of column c is in a row of 4-bit cells. */
+static void set_nibble(uint8_t *row, size_t c, uint8_t nibble) {
+    uint8_t *byte = &row[c / 32 * 16 + c % 16];
+    *byte = (uint8_t)(c % 32 < 16 ? (*byte & 0xf0) | nibble : (*byte & 0x0f) | nibble << 4);
 }
 
-const float *bl__cache_values(const bl__cache *cache, size_t layer, size_t kv_head) {
-    return cache->values + head_at(cache, layer, kv_head);
+/* One position's key, or with `across` unset its value. */
+static void store_i4(const bl__cache *cache, const float *x, bool across, size_t at, uint8_t *cells,
+                     uint16_t *steps) {
+    size_t d = cache->h->head_dim;
+    for (size_t g = 0; g < cache->n_groups; g++) {
+        size_t first = g * BL_CACHE_COLS, n = bl__min_size(BL_CACHE_COLS, d - first);
+        uint8_t nibbles[BL_CACHE_COLS];
+        steps[g * BL_CACHE_BLOCK + at] = quantize_i4(x + first, n, nibbles);
+        for (size_t i = 0; i < n; i++)
+            if (across)
+                set_nibble(cells + (first + i) * cache->key_stride, at, nibbles[i]);
+            else
+                set_nibble(cells + at * cache->value_stride, first + i, nibbles[i]);
+    }
+}
+
+static void store_i8(const bl__cache *cache, const bl__kernels *kernels, const float *x, size_t at,
+                     int8_t *cells, uint16_t *steps) {
+    float step;
+    int32_t sum;
+    kernels->quantize_i8(x, cache->h->head_dim, cells, cache->width, &step, &sum);
+    kernels->pack_f16(&step, 1, &steps[at]);
+}
+
+void bl__cache_store(const bl__cache *cache, const bl__kernels *kernels, bl__cache_part part,
+                     size_t at, size_t n, const float *k, const float *v, size_t stride,
+                     void *scratch) {
+    size_t d = cache->h->head_dim, width = cache->width;
+    uint16_t *halves = scratch;
+    int8_t *bytes = scratch;
+    for (size_t i = 0; i < n; i++, v += stride) {
+        uint8_t *to = part.values + (at + i) * cache->value_stride;
+        if (cache->type == BL_CACHE_F32)
+            memcpy(to, v, d * sizeof *v);
+        else if (cache->type == BL_CACHE_F16)
+            kernels->pack_f16(v, d, (uint16_t *)(void *)to);
+        else if (cache->type == BL_CACHE_I8)
+            store_i8(cache, kernels, v, at + i, (int8_t *)to, part.value_steps);
+        else
+            store_i4(cache, v, false, at + i, part.values, part.value_steps);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const float *row = k + i * stride;
+        if (cache->type == BL_CACHE_F16)
+            kernels->pack_f16(row, d, halves + i * width);
+        else if (cache->type == BL_CACHE_I8)
+            store_i8(cache, kernels, row, at + i, bytes + i * width, part.key_steps);
+        else if (cache->type == BL_CACHE_I4)
+            store_i4(cache, row, true, at + i, part.keys, part.key_steps);
+    }
+    if (cache->type == BL_CACHE_F32)
+        transpose_floats(k, stride, n, d, (float *)(void *)part.keys + at);
+    else if (cache->type == BL_CACHE_F16)
+        transpose_halves(halves, width, n, d, (uint16_t *)(void *)part.keys + at);
+    else if (cache->type == BL_CACHE_I8)
+        transpose_bytes(bytes, width, n, d, (int8_t *)part.keys + at);
 }

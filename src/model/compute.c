@@ -150,7 +150,8 @@ static void product_units(const group *g, const bl__product *product, size_t fir
         else
             dense_rows(g, linear, part, out, row, end, scratch);
         for (size_t t = 0; part && t < g->n_tokens; t++)
-            bl__add(product->out + t * rows + row, out + t * rows + row, end - row);
+            g->compute->kernels->add(product->out + t * rows + row, out + t * rows + row,
+                                     end - row);
     }
 }
 

@@ -40,7 +40,7 @@ static void lay_out(bl_session *s, bl__arena *arena) {
     bl__compute_layout(&s->compute, s->model, n, arena);
     bl__attention_layout(&s->attention, s->n_ctx, arena);
     for (size_t i = 0; i < s->n_sequences; i++)
-        bl__cache_layout(&s->sequences[i].cache, h, s->n_ctx, arena);
+        bl__cache_layout(&s->sequences[i].cache, h, s->cache_type, s->n_ctx, arena);
 }
 
 static bl_status allocate(bl_session *s, bl_error *err) {
@@ -65,6 +65,9 @@ bl_status bl_session_create(const bl_model *model, const bl_session_params *para
     if (p.n_sequences > BL_MAX_SEQUENCES)
         return bl__fail(err, BL_ERR_ARGUMENT, "%u sequences, at most %d allowed", p.n_sequences,
                         BL_MAX_SEQUENCES);
+    if ((unsigned)p.cache_type > BL_CACHE_I4)
+        return bl__fail(err, BL_ERR_ARGUMENT, "cache type %d, expected 0 to %d", (int)p.cache_type,
+                        BL_CACHE_I4);
     bl_session *s = bl__calloc(1, sizeof *s);
     if (!s)
         return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a session");
@@ -82,6 +85,7 @@ bl_status bl_session_create(const bl_model *model, const bl_session_params *para
     }
     s->model = model;
     s->kernels = p.kernels ? &s->own_kernels : bl__kernels_get();
+    s->cache_type = p.cache_type;
     s->n_ctx = p.n_ctx ? p.n_ctx : bl__min_size(trained, DEFAULT_MAX_CTX);
     s->n_batch = bl__min_size(p.n_batch ? p.n_batch : DEFAULT_BATCH, s->n_sequences * s->n_ctx);
     bl_status status =
@@ -149,9 +153,9 @@ static void activate_part(void *context, size_t part, size_t n_parts) {
     for (size_t t = b->n_tokens * part / n_parts; t < end; t++) {
         float *gate = b->out + t * b->width;
         if (h->activation == BL_ACTIVATION_RELU2)
-            bl__relu2_mul(gate, b->in + t * b->width, b->width);
+            b->s->kernels->relu2_mul(gate, b->in + t * b->width, b->width, gate);
         else
-            bl__silu_mul(gate, b->in + t * b->width, b->width);
+            b->s->kernels->silu_mul(gate, b->in + t * b->width, b->width, gate);
         if (b->weight || h->layer_norm)
             norm_token(b, gate, gate);
     }
@@ -185,7 +189,7 @@ static void attention_block(bl_session *s, size_t i, size_t n_tokens) {
         norm_tokens(s, s->attended, layer->attn_sub_norm, n_tokens,
                     (size_t)h->n_heads * h->head_dim, h->n_groups, s->attended);
     sum_products(s, layer->o, s->attended, n_tokens);
-    bl__add(s->x, s->delta, n_tokens * h->dim);
+    s->kernels->add(s->x, s->delta, n_tokens * h->dim);
 }
 
 static void ffn_block(bl_session *s, size_t i, size_t n_tokens) {
@@ -197,7 +201,7 @@ static void ffn_block(bl_session *s, size_t i, size_t n_tokens) {
     batch b = {s, n_tokens, h->ffn_dim, h->n_groups, layer->ffn_sub_norm, s->up, s->gate, NULL};
     bl__pool_run(s->pool, activate_part, &b, bl__min_size(n_tokens, s->compute.max_parts));
     sum_products(s, layer->down, s->gate, n_tokens);
-    bl__add(s->x, s->delta, n_tokens * h->dim);
+    s->kernels->add(s->x, s->delta, n_tokens * h->dim);
 }
 
 void bl__session_forward(bl_session *s, size_t n_tokens, size_t n_wanted, float *logits) {

@@ -20,6 +20,7 @@ struct bl_session {
     bl__arena arena;
     bl__compute compute;
     bl__attention attention;
+    bl_cache_type cache_type;
     size_t n_sequences, n_ctx, n_batch;
     bl_token *tokens;        /* bl_token[n_sequences][n_ctx]: the texts so far */
     bl__sequence *sequences; /* bl__sequence[n_sequences] */

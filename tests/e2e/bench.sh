@@ -68,8 +68,8 @@ for row in rows:
     assert abs(row["share_of_bandwidth"] / share - 1) < 1e-9, row
     share = speed * row["int8_ops_per_token"] / limit["int8_peak"]
     assert abs(row["share_of_int8_peak"] / share - 1) < 1e-9, row
-# Keys and values of 16 positions: 2 layers, 2 heads of 64, floats.
-assert rows[3]["bytes_per_token"] - rows[1]["bytes_per_token"] == 16 * 2 * 2 * 2 * 64 * 4, rows
+# Keys and values of 16 positions: 2 layers, 2 heads of 64, float16.
+assert rows[3]["bytes_per_token"] - rows[1]["bytes_per_token"] == 16 * 2 * 2 * 2 * 64 * 2, rows
 assert rows[1]["bytes_per_token"] > 4 * rows[0]["bytes_per_token"], rows
 capped = json.load(open(sys.argv[2]))
 assert capped["kernels"] == "ref" and len(capped["results"]) == 1, capped

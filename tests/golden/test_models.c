@@ -11,8 +11,10 @@
 
 #include "golden.h"
 
-static const double ALLOWED = 1e-3; /* of a row's largest |logit| */
-enum { N_PROMPT = 8 };              /* of the greedy figures, as the script says */
+/* Of a row's largest |logit|, with a cache of float32 and of float16. With float16 the greedy
+ * tokens of random weights, whose best logits are close, are not held to the figures. */
+static const double ALLOWED = 1e-3, ALLOWED_F16 = 5e-2;
+enum { N_PROMPT = 8 }; /* of the greedy figures, as the script says */
 
 typedef struct checkpoint {
     const char *name;
@@ -27,7 +29,7 @@ static void check_info(const bl_model *model, const checkpoint *c) {
 }
 
 static void check_rows(const checkpoint *c, const golden_figures *figures, const float *logits,
-                       size_t vocab) {
+                       size_t vocab, double allowed) {
     size_t n_rows = 0, n = 0;
     const int32_t *rows = golden_ids(figures, "rows", &n_rows);
     const float *expected = golden_floats(figures, "logits", &n);
@@ -36,13 +38,13 @@ static void check_rows(const checkpoint *c, const golden_figures *figures, const
     for (size_t i = 0; i < n_rows; i++) {
         double deviation =
             golden_deviation(logits + (size_t)rows[i] * vocab, expected + i * vocab, vocab);
-        if (!(deviation <= ALLOWED))
+        if (!(deviation <= allowed))
             print_error("%s: row %d deviates by %.1e of its largest logit\n", c->name, rows[i],
                         deviation);
         most = fmax(most, deviation);
     }
     print_message("%s: %zu rows deviate by at most %.1e\n", c->name, n_rows, most);
-    assert_true(most <= ALLOWED);
+    assert_true(most <= allowed);
 }
 
 static void test_checkpoint(void **state) {
@@ -58,8 +60,13 @@ static void test_checkpoint(void **state) {
     size_t n = 0, n_greedy = 0, vocab = bl_model_get_info(model)->vocab;
     const bl_token *ids = golden_ids(&figures, "input_ids", &n);
     const bl_token *greedy = golden_ids(&figures, "greedy", &n_greedy);
+    golden_cache = BL_CACHE_F16;
+    float *halves = golden_logits(model, 1, ids, n, n);
+    check_rows(c, &figures, halves, vocab, ALLOWED_F16);
+    free(halves);
+    golden_cache = BL_CACHE_F32;
     float *logits = golden_logits(model, 1, ids, n, n);
-    check_rows(c, &figures, logits, vocab);
+    check_rows(c, &figures, logits, vocab, ALLOWED);
     for (uint32_t n_threads = 1; n_threads <= 2; n_threads++) {
         static const size_t chunks[] = {1, 3, SIZE_MAX};
         for (size_t i = 0; i < sizeof chunks / sizeof chunks[0]; i++) {

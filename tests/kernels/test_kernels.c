@@ -311,25 +311,169 @@ static void test_exp(void **state) {
     assert_true(isfinite(bl__exp(INFINITY)));
 }
 
+/* rows x n weights times n x cols cells of each type, some of them garbage */
+static void check_cells_case(const bl__kernels *k, bl_cache_type type, size_t rows, size_t n,
+                             size_t cols, int kind, bool add) {
+    size_t bytes = type == BL_CACHE_F32   ? 4 * cols
+                   : type == BL_CACHE_F16 ? 2 * cols
+                   : type == BL_CACHE_I8  ? cols
+                                          : cols / 2;
+    size_t b_stride = n > 1 ? bytes + 4 : bytes, a_stride = n + 3, out_stride = cols + 5;
+    size_t n_out = (rows - 1) * out_stride + cols, n_a = (rows - 1) * a_stride + n;
+    guarded a = guarded_alloc(n_a * sizeof(float), true);
+    guarded b = guarded_alloc((n - 1) * b_stride + bytes, true);
+    guarded out = guarded_alloc(n_out * sizeof(float), true);
+    float *want = calloc(n_out, sizeof *want);
+    fill_floats((float *)(void *)a.data, n_a, kind);
+    fill_floats(want, n_out, 0);
+    memcpy(out.data, want, n_out * sizeof *want);
+    for (size_t i = 0; i < (n - 1) * b_stride + bytes; i++)
+        b.data[i] = (uint8_t)bl__random_u64(&rng);
+    for (size_t i = 0; type == BL_CACHE_F32 && i < n; i++)
+        fill_floats((float *)(void *)(b.data + i * b_stride), cols, kind);
+    ref.cells_product(type, (float *)(void *)a.data, a_stride, rows, b.data, b_stride, n, cols,
+                      want, out_stride, add);
+    k->cells_product(type, (float *)(void *)a.data, a_stride, rows, b.data, b_stride, n, cols,
+                     (float *)(void *)out.data, out_stride, add);
+    for (size_t i = 0; i < n_out; i++) /* what lies between the rows too */
+        assert_same_bits((float *)(void *)out.data + i, want + i, 1, "cells_product");
+    free(want);
+    guarded_free(a);
+    guarded_free(b);
+    guarded_free(out);
+}
+
+static void check_cells(const bl__kernels *k) {
+    for (int type = BL_CACHE_F16; type <= BL_CACHE_I4; type++)
+        for (size_t rows = 1; rows <= 14; rows++)
+            for (size_t cols = 32; cols <= 160; cols += 32)
+                check_cells_case(k, (bl_cache_type)type, rows, 1 + bl__random_below(&rng, 70), cols,
+                                 (int)(rows % 6), rows % 2);
+}
+
+static void check_softmax_block(const bl__kernels *k) {
+    for (size_t n = 1; n <= BL_CACHE_BLOCK; n++)
+        for (int kind = 0; kind < 6; kind++) {
+            float x[BL_CACHE_BLOCK], want[BL_CACHE_BLOCK], sums[BL_LANES], want_sums[BL_LANES];
+            fill_floats(want, BL_CACHE_BLOCK, kind);
+            for (size_t i = 0; i < BL_CACHE_BLOCK && kind == 0; i++)
+                want[i] *= 100.0f;
+            memcpy(x, want, sizeof x);
+            float most = ref.softmax_block(want, n, want_sums), got = k->softmax_block(x, n, sums);
+            assert_same_bits(&got, &most, 1, "softmax_block, maximum");
+            assert_same_bits(x, want, BL_CACHE_BLOCK, "softmax_block");
+            assert_same_bits(sums, want_sums, BL_LANES, "softmax_block, sums");
+        }
+}
+
+static void check_merge_rows(const bl__kernels *k) {
+    for (size_t rows = 1; rows < 40; rows++)
+        for (size_t width = 48; width < 52; width++) {
+            float to[2][40 * 52], from[40 * 52], to_max[2][40], from_max[40];
+            fill_floats(to[0], rows * width, (int)(rows % 5));
+            fill_floats(from, rows * width, 0);
+            fill_floats(to_max[0], rows, 0);
+            fill_floats(from_max, rows, rows % 7 == 0 ? 4 : 0);
+            from_max[rows - 1] = to_max[0][rows - 1];
+            memcpy(to[1], to[0], sizeof to[0]);
+            memcpy(to_max[1], to_max[0], sizeof to_max[0]);
+            ref.merge_rows(to_max[0], to[0], from_max, from, rows, width);
+            k->merge_rows(to_max[1], to[1], from_max, from, rows, width);
+            assert_same_bits(to_max[1], to_max[0], rows, "merge_rows, maximum");
+            assert_same_bits(to[1], to[0], rows * width, "merge_rows");
+        }
+}
+
+static void check_pack_f16(const bl__kernels *k) {
+    for (size_t n = 1; n < 70; n++)
+        for (int kind = 0; kind < 5; kind++) {
+            guarded x = guarded_alloc(n * sizeof(float), true), out = guarded_alloc(2 * n, true);
+            uint16_t want[70];
+            float got_floats[70], want_floats[70];
+            fill_floats((float *)(void *)x.data, n, kind);
+            for (size_t i = 0; i < n && kind == 2; i++) /* any bits */
+                memcpy(x.data + 4 * i, &(uint32_t){(uint32_t)bl__random_u64(&rng)}, 4);
+            ref.pack_f16((float *)(void *)x.data, n, want);
+            k->pack_f16((float *)(void *)x.data, n, (uint16_t *)(void *)out.data);
+            ref.unpack_f16(want, n, want_floats);
+            ref.unpack_f16((uint16_t *)(void *)out.data, n, got_floats);
+            assert_same_bits(got_floats, want_floats, n, "pack_f16");
+            for (size_t i = 0; i < n; i++)
+                assert_true(fabsf(want_floats[i]) <= 65504.0f || isnan(want_floats[i]));
+            guarded_free(x);
+            guarded_free(out);
+        }
+}
+
+/* The loops that are plain C at every level. */
+static void check_loops(const bl__kernels *k) {
+    for (size_t n = 1; n < 70; n++)
+        for (int kind = 0; kind < 5; kind++) {
+            float x[70], y[70], w[70], got[70], want[70];
+            fill_floats(x, 70, kind);
+            fill_floats(y, 70, 0);
+            fill_floats(w, 70, 0);
+#define SAME(slot, ...)                                                                            \
+    do {                                                                                           \
+        memcpy(got, x, sizeof x);                                                                  \
+        memcpy(want, x, sizeof x);                                                                 \
+        float *out = want;                                                                         \
+        ref.slot(__VA_ARGS__);                                                                     \
+        out = got;                                                                                 \
+        k->slot(__VA_ARGS__);                                                                      \
+        assert_same_bits(got, want, 70, #slot);                                                    \
+    } while (0)
+            SAME(scale, out, 0.3f, w, n, out);
+            SAME(scale, out, 0.3f, NULL, n, out);
+            SAME(silu_mul, out, y, n, out);
+            SAME(relu2_mul, out, y, n, out);
+            SAME(add, out, y, n);
+            SAME(add_scaled, out, y, w, n);
+            SAME(rope, out, n / 2, true, y, w);
+            SAME(rope, out, n / 2, false, y, w);
+#undef SAME
+        }
+}
+
+static void test_floats(void **state) {
+    (void)state;
+    for_each_level(check_cells);
+    for_each_level(check_softmax_block);
+    for_each_level(check_merge_rows);
+    for_each_level(check_pack_f16);
+    for_each_level(check_loops);
+}
+
+/* Blocks merged give the softmax over all of them. */
 static void test_softmax(void **state) {
     (void)state;
-    float x[67];
-    for (size_t n = 1; n <= 67; n++) {
-        double sum = 0.0, want_sum = 0.0, max = -1e30, keep[67];
-        for (size_t i = 0; i < n; i++) {
-            x[i] = 20.0f * random_float();
-            keep[i] = (double)x[i];
-            max = keep[i] > max ? keep[i] : max;
-        }
-        for (size_t i = 0; i < n; i++)
-            want_sum += exp(keep[i] - max);
-        bl__softmax(x, n);
-        for (size_t i = 0; i < n; i++) {
-            sum += (double)x[i];
-            assert_true(fabs((double)x[i] - exp(keep[i] - max) / want_sum) < 1e-6);
-        }
-        assert_true(fabs(sum - 1.0) < 1e-5);
+    enum { BLOCKS = 3, N = BLOCKS * BL_CACHE_BLOCK };
+    float x[N], sums[BLOCKS][BL_LANES], most[BLOCKS];
+    double want_sum = 0.0, max = -1e30, keep[N];
+    for (size_t i = 0; i < N; i++) {
+        x[i] = 20.0f * random_float();
+        keep[i] = (double)x[i];
+        max = keep[i] > max ? keep[i] : max;
     }
+    for (size_t i = 0; i < N; i++)
+        want_sum += exp(keep[i] - max);
+    for (size_t b = 0; b < BLOCKS; b++) {
+        double block_sum = 0.0;
+        most[b] = ref.softmax_block(x + b * BL_CACHE_BLOCK, BL_CACHE_BLOCK, sums[b]);
+        for (size_t i = b * BL_CACHE_BLOCK; i < (b + 1) * BL_CACHE_BLOCK; i++) {
+            assert_true(fabs((double)x[i] - exp(keep[i] - (double)most[b])) < 1e-6);
+            block_sum += (double)x[i];
+        }
+        for (size_t l = 0; l < BL_LANES; l++)
+            block_sum -= (double)sums[b][l];
+        assert_true(fabs(block_sum) < 1e-5);
+        if (b)
+            ref.merge_rows(&most[0], sums[0], &most[b], sums[b], 1, BL_LANES);
+    }
+    for (size_t l = 1; l < BL_LANES; l++)
+        sums[0][0] += sums[0][l];
+    assert_true((double)most[0] == max);
+    assert_true(fabs((double)sums[0][0] - want_sum) < 1e-5 * want_sum);
 }
 
 static double seconds(void) {
@@ -407,6 +551,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_dots),         cmocka_unit_test(test_half_dots),
         cmocka_unit_test(test_weighted_sum), cmocka_unit_test(test_unpack),
         cmocka_unit_test(test_exp),          cmocka_unit_test(test_softmax),
+        cmocka_unit_test(test_floats),
     };
     return cmocka_run_group_tests_name("kernels", tests, NULL, NULL);
 }

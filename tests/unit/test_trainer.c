@@ -250,6 +250,7 @@ static double model_loss(const char *path, const char *data, bool apart) {
     int32_t inputs[ROW], targets[ROW], firsts[ROW];
     bl_model *model = NULL;
     bl_session *session = NULL;
+    const bl_session_params params = {.cache_type = BL_CACHE_F32};
     bl__tokens tokens;
     bl__windows windows;
     bl_error err = {0};
@@ -257,7 +258,7 @@ static double model_loss(const char *path, const char *data, bool apart) {
     size_t n = 0;
     if (bl_model_open(path, NULL, &model, &err) != BL_OK)
         fail_msg("%s", err.message);
-    assert_int_equal(bl_session_create(model, NULL, &session, NULL), BL_OK);
+    assert_int_equal(bl_session_create(model, &params, &session, NULL), BL_OK);
     assert_int_equal(bl__tokens_open(in_root(data), &tokens, NULL), BL_OK);
     assert_int_equal(bl__windows_init(&tokens, ROW, 3, apart, &windows, NULL), BL_OK);
     for (size_t i = 0; i < windows.n_valid_windows; i++) {

@@ -130,4 +130,5 @@ void bl__kernels_fill_ref(bl__kernels *table) {
         .unpack_f16 = unpack_f16,
         .unpack_bf16 = unpack_bf16,
     };
+    bl__floats_fill_ref(table);
 }

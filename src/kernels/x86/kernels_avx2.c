@@ -247,4 +247,5 @@ void bl__kernels_fill_avx2(bl__kernels *table) {
     table->unpack_f16 = unpack_f16;
     table->unpack_bf16 = unpack_bf16;
     bl__head_fill_avx2(table);
+    bl__floats_fill_avx2(table);
 }

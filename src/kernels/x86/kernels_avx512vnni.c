@@ -159,4 +159,5 @@ void bl__kernels_fill_avx512vnni(bl__kernels *table) {
     table->dot_rows = dot_rows;
     table->weighted_sum = weighted_sum;
     bl__head_fill_avx512vnni(table);
+    bl__floats_fill_avx512vnni(table);
 }
