@@ -23,7 +23,7 @@ static const option OPTIONS[] = {
     {'o', "output", NULL, OPTION_TEXT, "FILE", CONVERT(output), 0, 0, NULL,
      "the GGUF file to write; it appears only when whole"},
     {0, "type", NULL, OPTION_CHOICE, "TYPE", CONVERT(type), 0, 0,
-     "native bl_t2 i2_s tq1_0 tq2_0 iq1_bn iq2_bn f16 bf16 f32",
+     "native bl_t2 bl_t5 bl_b1 i2_s tq1_0 tq2_0 iq1_bn iq2_bn f16 bf16 f32",
      "layout of the linear weights (default native); one of:"},
     {0, "embed-type", NULL, OPTION_CHOICE, "TYPE", CONVERT(embed_type), 0, 0, "f32 f16 bf16 q8_0",
      "layout of embedding and output head (default: as stored); one of:"},

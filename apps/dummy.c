@@ -26,8 +26,9 @@ static const option OPTIONS[] = {
      "125M 350M 700M 760M 1B 1.3B 1.5B 2B4T 2.5B 2.7B 3B 3.8B 3.9B 6.7B 7B 13B 30B 70B 100B or "
      "LAYERSxDIMxFFN[xHEADS[xKV_HEADS]]"},
     {0, "type", NULL, OPTION_TEXT, "TYPE", DUMMY(type), 0, 0, NULL,
-     "layout of the linear weights (default bl_t2): any of bl_t2 i2_s tq1_0 tq2_0 q1_0 q2_0 iq1_bn "
-     "iq2_bn, or for the full-precision twin f32 f16 bf16 q8_0 q4_0 q4_1"},
+     "layout of the linear weights (default native, as convert chooses): any of native bl_t2 bl_t5 "
+     "bl_b1 i2_s tq1_0 tq2_0 q1_0 q2_0 iq1_bn iq2_bn, or for the full-precision twin f32 f16 bf16 "
+     "q8_0 q4_0 q4_1"},
     {0, "embed-type", NULL, OPTION_TEXT, "TYPE", DUMMY(embed_type), 0, 0, NULL,
      "layout of embedding and output head (default f16)"},
     {0, "vocab", NULL, OPTION_INTEGER, "N", DUMMY(vocab), 0, 1 << 22, NULL,

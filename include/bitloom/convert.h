@@ -16,7 +16,8 @@ extern "C" {
 
 typedef struct bl_convert_params {
     const char *type;       /* layout of the linear weights: "native" (NULL means that), "bl_t2",
-                               "i2_s", "tq1_0", "tq2_0", "iq1_bn", "iq2_bn", "f16", "bf16", "f32" */
+                               "bl_t5", "bl_b1", "i2_s", "tq1_0", "tq2_0", "iq1_bn", "iq2_bn", "f16",
+                               "bf16", "f32" */
     const char *embed_type; /* layout of embedding and head: NULL = as stored, "f32", "f16", "bf16",
                                "q8_0" */
     uint32_t n_threads;     /* 0 = all physical cores */
@@ -38,7 +39,9 @@ typedef struct bl_convert_report {
  *
  * Ternary weights stay the same -1, 0, +1 whatever the type. Their scale is rounded where the type
  * has less for it: to float16 in tq1_0, tq2_0 and iq1_bn, to the weights' own type in f16 and bf16.
- * "native" is bl_t2 for matrices that are ternary with one scale a row; others stay as they are.
+ * "native" is for matrices that are ternary with one scale a row; others stay as they are. It is
+ * bl_b1 (1 bit) for those without zeros; for all others bl_t2 (2 bits) in models whose linears have
+ * up to 134 million weights, which stay in a large cache, and bl_t5 (1.6 bits) in larger ones.
  * Master weights (f32, f16, bf16) of models that quantize on loading become ternary by the rule
  * they were trained with, arXiv 2402.17764 eq. 1-3.
  *

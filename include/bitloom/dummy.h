@@ -31,7 +31,8 @@ bl_status bl_dummy_shape_read(const char *text, bl_dummy_shape *out, bl_error *e
 
 typedef struct bl_dummy_params {
     bl_dummy_shape shape;
-    const char *type;       /* layout of the linear weights; NULL = "bl_t2" */
+    const char *type;       /* layout of the linear weights; NULL or "native": what
+                               bl_convert() would choose for ternary ones */
     const char *embed_type; /* layout of the embedding, which is the head too; NULL = "f16" */
     uint64_t seed;
     uint32_t n_threads; /* 0 = all physical cores; the file does not depend on it */

@@ -7,8 +7,8 @@ _bitloom() {
     local sampling="-n --n-predict --predict -s --seed --temp -temp --top-k --top-p --min-p
         --repeat-penalty --frequency-penalty --presence-penalty --repeat-last-n -r --stop
         --reverse-prompt --ignore-eos --special --context-shift --keep"
-    local types="native bl_t2 i2_s tq1_0 tq2_0 iq1_bn iq2_bn f16 bf16 f32"
-    local dummy_types="bl_t2 i2_s tq1_0 tq2_0 q1_0 q2_0 iq1_bn iq2_bn f32 f16 bf16 q8_0 q4_0 q4_1"
+    local types="native bl_t2 bl_t5 bl_b1 i2_s tq1_0 tq2_0 iq1_bn iq2_bn f16 bf16 f32"
+    local dummy_types="native bl_t2 bl_t5 bl_b1 i2_s tq1_0 tq2_0 q1_0 q2_0 iq1_bn iq2_bn f32 f16 bf16 q8_0 q4_0 q4_1"
     local shapes="125M 350M 700M 760M 1B 1.3B 1.5B 2B4T 2.5B 2.7B 3B 3.8B 3.9B 6.7B 7B 13B 30B 70B
         100B"
     local kinds="llama3 gpt2 sentencepiece"

@@ -55,7 +55,7 @@ complete -c bitloom -n '__fish_seen_subcommand_from run convert inspect tokenize
 complete -c bitloom -n '__fish_seen_subcommand_from chat' -l system -o sys -x -d 'system message'
 complete -c bitloom -n '__fish_seen_subcommand_from chat' -l template-file -r -F -d 'Jinja chat template'
 complete -c bitloom -n '__fish_seen_subcommand_from convert data tokenizer train plot dummy' -s o -l output -r -F -d 'file to write'
-complete -c bitloom -n '__fish_seen_subcommand_from convert' -l type -x -a 'native bl_t2 i2_s tq1_0 tq2_0 iq1_bn iq2_bn f16 bf16 f32' -d 'layout of the linear weights'
+complete -c bitloom -n '__fish_seen_subcommand_from convert' -l type -x -a 'native bl_t2 bl_t5 bl_b1 i2_s tq1_0 tq2_0 iq1_bn iq2_bn f16 bf16 f32' -d 'layout of the linear weights'
 complete -c bitloom -n '__fish_seen_subcommand_from convert dummy' -l embed-type -x -a 'f32 f16 bf16 q8_0' -d 'layout of embedding and head'
 complete -c bitloom -n '__fish_seen_subcommand_from convert inspect data tokenizer train plot' -F
 complete -c bitloom -n '__fish_seen_subcommand_from inspect' -l tensors -d 'list every tensor'
@@ -114,7 +114,7 @@ complete -c bitloom -n '__fish_seen_subcommand_from perplexity compare' -l bos -
 complete -c bitloom -n '__fish_seen_subcommand_from perplexity compare' -l windows -l chunks -x -d 'stop after so many'
 complete -c bitloom -n '__fish_seen_subcommand_from bench' -l csv -d 'print lines of CSV'
 complete -c bitloom -n '__fish_seen_subcommand_from dummy' -l shape -x -a '125M 350M 700M 760M 1B 1.3B 1.5B 2B4T 2.5B 2.7B 3B 3.8B 3.9B 6.7B 7B 13B 30B 70B 100B' -d 'shape of the model'
-complete -c bitloom -n '__fish_seen_subcommand_from dummy' -l type -x -a 'bl_t2 i2_s tq1_0 tq2_0 q1_0 q2_0 iq1_bn iq2_bn f32 f16 bf16 q8_0 q4_0 q4_1' -d 'layout of the linear weights'
+complete -c bitloom -n '__fish_seen_subcommand_from dummy' -l type -x -a 'native bl_t2 bl_t5 bl_b1 i2_s tq1_0 tq2_0 q1_0 q2_0 iq1_bn iq2_bn f32 f16 bf16 q8_0 q4_0 q4_1' -d 'layout of the linear weights'
 complete -c bitloom -n '__fish_seen_subcommand_from info' -l memory -x -d 'bytes of a shape'
 complete -c bitloom -n '__fish_seen_subcommand_from info' -l energy -x -d 'joules of a shape'
 complete -c bitloom -n '__fish_seen_subcommand_from info' -s n -l tokens -x -d 'tokens of the input'

@@ -17,9 +17,10 @@ static bool is_one_of(bl__layout layout, const bl__layout *list, size_t n) {
 
 static bl_status read_options(const bl_convert_params *params, bl__plan_options *options,
                               bl_error *err) {
-    static const bl__layout types[] = {BL_LAYOUT_T2,    BL_LAYOUT_I2_S,   BL_LAYOUT_TQ1_0,
-                                       BL_LAYOUT_TQ2_0, BL_LAYOUT_IQ1_BN, BL_LAYOUT_IQ2_BN,
-                                       BL_LAYOUT_F16,   BL_LAYOUT_BF16,   BL_LAYOUT_F32};
+    static const bl__layout types[] = {BL_LAYOUT_T2,     BL_LAYOUT_T5,     BL_LAYOUT_B1,
+                                       BL_LAYOUT_I2_S,   BL_LAYOUT_TQ1_0,  BL_LAYOUT_TQ2_0,
+                                       BL_LAYOUT_IQ1_BN, BL_LAYOUT_IQ2_BN, BL_LAYOUT_F16,
+                                       BL_LAYOUT_BF16,   BL_LAYOUT_F32};
     static const bl__layout embed_types[] = {BL_LAYOUT_F32, BL_LAYOUT_F16, BL_LAYOUT_BF16,
                                              BL_LAYOUT_Q8_0};
     const char *type = params->type, *embed = params->embed_type;
@@ -28,8 +29,8 @@ static bl_status read_options(const bl_convert_params *params, bl__plan_options 
     if (!options->native && (!bl__layout_from_name(type, &options->type) ||
                              !is_one_of(options->type, types, sizeof types / sizeof *types)))
         return bl__fail(err, BL_ERR_ARGUMENT,
-                        "type \"%s\", expected native, bl_t2, i2_s, tq1_0, tq2_0, iq1_bn, iq2_bn, "
-                        "f16, bf16 or f32",
+                        "type \"%s\", expected native, bl_t2, bl_t5, bl_b1, i2_s, tq1_0, tq2_0, "
+                        "iq1_bn, iq2_bn, f16, bf16 or f32",
                         type);
     if (embed &&
         (!bl__layout_from_name(embed, &options->embed_type) ||
@@ -116,6 +117,7 @@ bl_status bl_convert(const char *input, const char *output, const bl_convert_par
     status = bl__directory_exists(input)
                  ? bl__hf_source_open(input, &options, pool, writer, &plan, &hf, err)
                  : bl__gguf_source_open(input, &options, pool, writer, &plan, &gguf, err);
+    bl__plan_choose_native(&plan);
     if (!status)
         status = bl__convert_write_file(output, &plan, writer, pool, params, &output_bytes, err);
     if (!status && report)

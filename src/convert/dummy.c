@@ -118,7 +118,7 @@ static bl_status add_tensor(dummy *d, const char *name, size_t rows, size_t cols
 }
 
 static bool is_binary(bl__layout layout) {
-    return layout == BL_LAYOUT_Q1_0;
+    return layout == BL_LAYOUT_Q1_0 || layout == BL_LAYOUT_B1;
 }
 
 static bl_status add_linear(dummy *d, const char *name, size_t rows, size_t cols, bl_error *err) {
@@ -172,6 +172,12 @@ static bl_status make_plan(dummy *d, bl_error *err) {
     if (!status)
         status = add_tensor(d, "output_norm.weight", 1, s->dim, BL_LAYOUT_F32, &t, err);
     return status;
+}
+
+/* Weights of the linears. */
+static uint64_t count_linear(const bl_dummy_shape *s) {
+    uint64_t dim = s->dim, kv_dim = dim / s->n_heads * s->n_kv_heads;
+    return s->n_layers * dim * (2 * dim + 2 * kv_dim + 3 * (uint64_t)s->ffn_dim);
 }
 
 /* ---- metadata ---- */
@@ -272,7 +278,9 @@ bl_status bl_dummy_write(const char *output, const bl_dummy_params *params, bl_d
     if (shape->vocab < N_TOKENS || shape->vocab > BL_VOCAB_MAX_TOKENS)
         return bl__fail(err, BL_ERR_ARGUMENT, "a vocabulary of %u tokens, expected %d to %d",
                         shape->vocab, N_TOKENS, BL_VOCAB_MAX_TOKENS);
-    if ((status = find_layout(params->type ? params->type : "bl_t2", "type", &d.type, err)) ||
+    d.type = bl__layout_choose_native(false, count_linear(shape));
+    if ((params->type && strcmp(params->type, "native") != 0 &&
+         (status = find_layout(params->type, "type", &d.type, err))) ||
         (status = find_layout(params->embed_type ? params->embed_type : "f16", "embedding type",
                               &d.embed_type, err)))
         return status;

@@ -101,7 +101,7 @@ static bl_status check_groups(const char *path, const bl__gguf *gguf,
                               const bl__plan_options *options, bl_error *err) {
     uint32_t groups = 1;
     bl_status status = bl__gguf_get_u32(gguf, "bitloom.groups", false, &groups, err);
-    if (status || groups == 1 || options->native || options->type == BL_LAYOUT_T2)
+    if (status || groups == 1 || options->native || bl__layout_is_native(options->type))
         return status;
     return bl__fail(err, BL_ERR_UNSUPPORTED,
                     "%s: linears in %u groups, which only Bitloom reads; expected type native",

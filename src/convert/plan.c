@@ -85,14 +85,18 @@ typedef struct survey {
     atomic_bool not_rows; /* some row has several magnitudes */
     atomic_size_t broken; /* a row that cannot be read, or SIZE_MAX */
     atomic_bool several;  /* rows differ in their magnitude */
+    atomic_bool zeros;    /* some row has zeros beside other weights */
 } survey;
 
-/* Reads the rows part, part + n_parts, ... until one shows that the tensor is not ternary. */
+/* Reads the rows part, part + n_parts, ... until one shows that the tensor is not ternary, or,
+ * where that is known, not binary. */
 static void survey_stripe(void *context, size_t part, size_t n_parts) {
     survey *s = context;
     const bl__plan_tensor *t = s->tensor;
     float *row = s->rows + part * t->cols;
     for (size_t r = part; r < t->rows && !atomic_load(&s->not_rows); r += n_parts) {
+        if (t->ternary && atomic_load(&s->zeros))
+            return;
         float scale;
         if (bl__plan_read_row(t, r, row, NULL)) {
             atomic_store(&s->broken, r);
@@ -100,6 +104,8 @@ static void survey_stripe(void *context, size_t part, size_t n_parts) {
         } else if (!bl__row_is_ternary(row, t->cols, NULL, &scale)) {
             atomic_store(&s->not_rows, true);
         } else if (scale != 0) {
+            if (!atomic_load(&s->zeros) && !bl__row_is_binary(row, t->cols))
+                atomic_store(&s->zeros, true);
             if (s->most[part] != 0 && s->most[part] != scale)
                 atomic_store(&s->several, true);
             s->most[part] = scale;
@@ -107,10 +113,16 @@ static void survey_stripe(void *context, size_t part, size_t n_parts) {
     }
 }
 
-/* Whether every row is ternary, whether rows differ in their magnitude, and the magnitude of one of
- * them (0 when there is no weight but zeros). */
-static bl_status survey_tensor(const bl__plan_tensor *tensor, bl__pool *pool, bool *rows_ternary,
-                               bool *several, float *magnitude, bl_error *err) {
+/* What a survey finds. */
+typedef struct findings {
+    bool rows_ternary; /* every row is */
+    bool binary;       /* and has no zeros, or nothing else; not all of them */
+    bool several;      /* rows differ in their magnitude */
+    float magnitude;   /* of one of them, 0 when there is no weight but zeros */
+} findings;
+
+static bl_status survey_tensor(const bl__plan_tensor *tensor, bl__pool *pool, findings *out,
+                               bl_error *err) {
     size_t n_stripes = bl__pool_threads(pool);
     survey s = {.tensor = tensor};
     float *rows = bl__malloc_array(n_stripes, (tensor->cols + 1) * sizeof *rows);
@@ -123,15 +135,17 @@ static bl_status survey_tensor(const bl__plan_tensor *tensor, bl__pool *pool, bo
     atomic_init(&s.broken, SIZE_MAX);
     atomic_init(&s.not_rows, false);
     atomic_init(&s.several, false);
+    atomic_init(&s.zeros, false);
     bl__pool_run(pool, survey_stripe, &s, n_stripes);
     float found = 0;
-    *several = s.several;
+    out->several = s.several;
     for (size_t i = 0; i < n_stripes; i++) {
-        *several |= found != 0 && s.most[i] != 0 && s.most[i] != found;
+        out->several |= found != 0 && s.most[i] != 0 && s.most[i] != found;
         found = s.most[i] != 0 ? s.most[i] : found;
     }
-    *rows_ternary = !s.not_rows;
-    *magnitude = found;
+    out->rows_ternary = !s.not_rows;
+    out->binary = !s.not_rows && !s.zeros && found != 0;
+    out->magnitude = found;
     bl_status status = BL_OK;
     if (s.broken != SIZE_MAX) /* once more, for the message */
         status = bl__plan_read_row(tensor, s.broken, rows, err);
@@ -141,9 +155,10 @@ static bl_status survey_tensor(const bl__plan_tensor *tensor, bl__pool *pool, bo
 
 bl_status bl__plan_is_ternary(const bl__plan_tensor *tensor, bl__pool *pool, bool *out,
                               bl_error *err) {
-    bool several;
-    float magnitude;
-    return survey_tensor(tensor, pool, out, &several, &magnitude, err);
+    findings found = {0};
+    bl_status status = survey_tensor(tensor, pool, &found, err);
+    *out = found.rows_ternary;
+    return status;
 }
 
 /* ---- Choosing ---- */
@@ -186,8 +201,7 @@ static bl_status check_columns(const bl__plan_tensor *tensor, bl__layout layout,
 
 bl_status bl__plan_linear(bl__plan_tensor *tensor, const bl__plan_options *options, bool exact,
                           bl__pool *pool, bl_error *err) {
-    bool rows_ternary = tensor->ternary, several = false;
-    float magnitude = tensor->tensor_scale;
+    findings found = {.rows_ternary = tensor->ternary, .magnitude = tensor->tensor_scale};
     bl__layout layout = options->native ? BL_LAYOUT_T2 : options->type;
     bl_status status = check_columns(tensor, layout, err);
     if (status)
@@ -197,25 +211,43 @@ bl_status bl__plan_linear(bl__plan_tensor *tensor, const bl__plan_options *optio
     bl__layout s = tensor->source;
     bool could_be = bl__layout_get(s)->ternary || s == BL_LAYOUT_F32 || s == BL_LAYOUT_F16 ||
                     s == BL_LAYOUT_BF16;
-    if (!tensor->ternary && could_be &&
-        (status = survey_tensor(tensor, pool, &rows_ternary, &several, &magnitude, err)))
+    if (could_be && (status = survey_tensor(tensor, pool, &found, err)))
         return status;
-    if (options->native && !rows_ternary)
+    if (tensor->ternary) { /* what is known of it is what was not surveyed to the end */
+        found.rows_ternary = true;
+        found.several = false;
+        found.magnitude = tensor->tensor_scale;
+    }
+    if (options->native && !found.rows_ternary)
         return BL_OK; /* stays as it is */
     /* Float rows with several scales may still have one in each block of a layout: the packer will
      * tell. */
     if (bl__layout_get(layout)->ternary && !could_be)
         return fail_choice(tensor, layout, "the weights are not ternary", NOT_TERNARY, err);
-    if (layout == BL_LAYOUT_I2_S && !rows_ternary)
+    if (layout == BL_LAYOUT_I2_S && !found.rows_ternary)
         return fail_choice(tensor, layout, "the weights are not ternary", NOT_TERNARY, err);
-    if (layout == BL_LAYOUT_I2_S && several)
+    if (layout == BL_LAYOUT_I2_S && found.several)
         return fail_choice(tensor, layout, "the weights do not share one scale", SEVERAL_SCALES,
                            err);
+    if (layout == BL_LAYOUT_B1 && !found.binary)
+        return fail_choice(tensor, layout, "the weights are not binary", ONE_SCALE, err);
     tensor->target = layout;
-    tensor->tensor_scale = magnitude;
-    tensor->ternary = rows_ternary || bl__layout_get(layout)->ternary;
+    tensor->native = options->native;
+    tensor->binary = found.binary;
+    tensor->tensor_scale = found.magnitude;
+    tensor->ternary = found.rows_ternary || bl__layout_get(layout)->ternary;
     tensor->exact = exact && !tensor->ternary;
     return BL_OK;
+}
+
+void bl__plan_choose_native(bl__plan *plan) {
+    uint64_t n_weights = 0;
+    for (size_t i = 0; i < plan->n_tensors; i++)
+        if (plan->tensors[i].native)
+            n_weights += (uint64_t)plan->tensors[i].rows * plan->tensors[i].cols;
+    for (size_t i = 0; i < plan->n_tensors; i++)
+        if (plan->tensors[i].native)
+            plan->tensors[i].target = bl__layout_choose_native(plan->tensors[i].binary, n_weights);
 }
 
 bl_status bl__plan_embedding(bl__plan_tensor *tensor, const bl__plan_options *options,

@@ -34,6 +34,8 @@ struct bl__plan_tensor {
     float tensor_scale; /* the magnitude in the whole tensor, for i2_s */
     bool linear;        /* a matrix that the options' type is for */
     bool ternary;       /* every weight is known to be one of -s, 0, +s */
+    bool binary;        /* and none to be 0 */
+    bool native;        /* the target is Bitloom's choice: bl__plan_choose_native() */
     bool exact;         /* refuse what the target would round */
 };
 
@@ -45,7 +47,7 @@ typedef struct bl__plan {
 
 /* What the caller of bl_convert() asked for. */
 typedef struct bl__plan_options {
-    bool native;     /* linears: t2 where possible */
+    bool native;     /* linears: a native layout where possible */
     bl__layout type; /* linears, unless native */
     bool embed_as_stored;
     bl__layout embed_type; /* unless as stored */
@@ -64,6 +66,9 @@ bl_status bl__plan_add(bl__plan *plan, bl__string name, uint32_t n_dims, const u
  * Errors: BL_ERR_UNSUPPORTED, naming the tensor and what would do instead. */
 bl_status bl__plan_linear(bl__plan_tensor *tensor, const bl__plan_options *options, bool exact,
                           bl__pool *pool, bl_error *err);
+/* Settles the targets of linears that were planned with options->native, of which the size of the
+ * whole model is a part. */
+void bl__plan_choose_native(bl__plan *plan);
 /* Whether every row is ternary. */
 bl_status bl__plan_is_ternary(const bl__plan_tensor *tensor, bl__pool *pool, bool *out,
                               bl_error *err);

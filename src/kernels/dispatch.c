@@ -29,6 +29,10 @@ static const level levels[] = {
      BL_CPU_AVX2 | BL_CPU_FMA | BL_CPU_F16C | BL_CPU_AVX512F | BL_CPU_AVX512BW | BL_CPU_AVX512DQ |
          BL_CPU_AVX512VL | BL_CPU_AVX512VNNI,
      bl__kernels_fill_avx512vnni, bl__train_fill_avx512vnni},
+    {"avx512vbmi",
+     BL_CPU_AVX2 | BL_CPU_FMA | BL_CPU_F16C | BL_CPU_AVX512F | BL_CPU_AVX512BW | BL_CPU_AVX512DQ |
+         BL_CPU_AVX512VL | BL_CPU_AVX512VNNI | BL_CPU_AVX512VBMI,
+     bl__kernels_fill_avx512vbmi, NULL},
     {"avx512bf16",
      BL_CPU_AVX2 | BL_CPU_FMA | BL_CPU_F16C | BL_CPU_AVX512F | BL_CPU_AVX512BW | BL_CPU_AVX512DQ |
          BL_CPU_AVX512VL | BL_CPU_AVX512VNNI | BL_CPU_AVX512BF16,

@@ -48,6 +48,21 @@ typedef struct bl__kernels {
                          size_t n_tiles, const bl__q8 *x, size_t n_tokens, float *out,
                          size_t out_stride);
 
+    /* Tiles of the denser native layouts, T5 (quant/t5.h) and B1 (quant/b1.h, whose weights are
+     * codes 0 and 2), as tiles of T2 for ternary_gemm: t2: uint8_t[n_tiles][bl__t2_stride(cols)].
+     */
+    void (*t5_unpack)(const uint8_t *tiles, size_t cols, size_t first_tile, size_t n_tiles,
+                      uint8_t *t2);
+    void (*b1_unpack)(const uint8_t *tiles, size_t cols, size_t first_tile, size_t n_tiles,
+                      uint8_t *t2);
+
+    /* What ternary_gemm would give for the unpacked tiles and the first token of x. NULL where a
+     * level has nothing faster than the two. */
+    void (*t5_gemv)(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
+                    size_t n_tiles, const bl__q8 *x, float *out);
+    void (*b1_gemv)(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
+                    size_t n_tiles, const bl__q8 *x, float *out);
+
     /* out[t * out_stride + r] = sum_c w[r * w_stride + c] * x[t * x_stride + c], in lanes. */
     void (*dot_rows)(const float *w, size_t w_stride, size_t n_rows, size_t cols, const float *x,
                      size_t x_stride, size_t n_tokens, float *out, size_t out_stride);

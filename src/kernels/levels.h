@@ -24,6 +24,7 @@ void bl__floats_fill_avx512vnni(bl__kernels *table);
 void bl__kernels_fill_amx(bl__kernels *table);
 /* Why the level cannot be used where the processor has it; NULL when it can. */
 const char *bl__amx_fails(void);
+void bl__kernels_fill_avx512vbmi(bl__kernels *table);
 void bl__train_fill_avx2(bl__train_kernels *table);
 void bl__train_fill_avx512vnni(bl__train_kernels *table);
 void bl__train_fill_avx512bf16(bl__train_kernels *table);

@@ -2,13 +2,17 @@
 #include "model/compute.h"
 
 #include "base/checked.h"
-#include "quant/t2.h"
+#include "quant/b1.h"
+#include "quant/t5.h"
 
 enum {
     BLOCK_ROWS = 8,       /* rows unpacked at a time for a float product */
     PARTS_PER_THREAD = 4, /* leaves threads that are free something to take */
-    UNIT_ROWS = BL_T2_ROWS
+    UNIT_ROWS = BL_T2_ROWS,
+    UNPACKED_TILES = 2,   /* of T2 at a time, which stay in the first caches */
+    UNPACKED_TOKENS = 96, /* that meet them: their activations stay in the second */
 };
+static_assert(UNPACKED_TILES * BL_T2_ROWS <= 4 * BLOCK_ROWS, "rows of scratch hold 2-bit tiles");
 
 typedef struct group {
     bl__compute *compute;
@@ -22,7 +26,7 @@ typedef struct group {
 /* Whether some linear works on quantized activations without being ternary, as a file that keeps
  * its ternary weights in an inexact layout has it. */
 static bool needs_dequantized(const bl__linear *linear) {
-    return linear->int8 && linear->layout != BL_LAYOUT_T2;
+    return linear->int8 && !bl__layout_is_native(linear->layout);
 }
 
 static void scan_linears(const bl_model *model, bool *dequantized, bool *normed) {
@@ -59,7 +63,8 @@ void bl__compute_layout(bl__compute *compute, const bl_model *model, size_t max_
     size_t floats = max_tokens * max_cols;
     compute->dequantized = dequantized ? bl__arena_alloc(arena, floats, sizeof(float)) : NULL;
     compute->normed = normed ? bl__arena_alloc(arena, floats, sizeof(float)) : NULL;
-    compute->rows_stride = BLOCK_ROWS * max_cols;
+    /* floats; for tiles of T2, 4 * UNPACKED_TILES bytes a column, with scales and padding */
+    compute->rows_stride = BLOCK_ROWS * max_cols + UNPACKED_TILES * BL_T2_ROWS * 2;
     compute->rows =
         bl__arena_alloc(arena, compute->max_parts * compute->rows_stride, sizeof(float));
 }
@@ -135,6 +140,34 @@ static size_t units_of(const bl__linear *linear) {
     return (linear->rows + UNIT_ROWS - 1) / UNIT_ROWS;
 }
 
+/* n tiles from `first` on of a linear in a native layout: rows of out[n_tokens][rows]. */
+static void native_rows(const group *g, const bl__linear *linear, const bl__q8 *q8, size_t first,
+                        size_t n, float *out, float *scratch) {
+    const bl__kernels *k = g->compute->kernels;
+    size_t rows = linear->rows, cols = linear->cols;
+    bool is_t5 = linear->layout == BL_LAYOUT_T5;
+    if (linear->layout == BL_LAYOUT_T2) {
+        k->ternary_gemm(linear->data, rows, cols, first, n, q8, g->n_tokens, out, rows);
+        return;
+    }
+    if (g->n_tokens == 1 && (is_t5 ? k->t5_gemv : k->b1_gemv)) {
+        (is_t5 ? k->t5_gemv : k->b1_gemv)(linear->data, rows, cols, first, n, q8, out);
+        return;
+    }
+    for (size_t t = 0, n_tokens; t < g->n_tokens; t += n_tokens) {
+        n_tokens = bl__min_size(UNPACKED_TOKENS, g->n_tokens - t);
+        bl__q8 x = {q8->q + t * q8->stride, q8->stride, q8->step + t, q8->sum + t};
+        for (size_t tile = first, end = first + n, here; tile < end; tile += here) {
+            uint8_t *tiles = (uint8_t *)scratch;
+            size_t row = tile * BL_T2_ROWS;
+            here = bl__min_size(UNPACKED_TILES, end - tile);
+            (is_t5 ? k->t5_unpack : k->b1_unpack)(linear->data, cols, tile, here, tiles);
+            k->ternary_gemm(tiles, rows - row, cols, 0, here, &x, n_tokens, out + t * rows + row,
+                            rows);
+        }
+    }
+}
+
 /* Computes the units first ... first + n - 1 of one product. */
 static void product_units(const group *g, const bl__product *product, size_t first, size_t n,
                           float *scratch) {
@@ -144,9 +177,8 @@ static void product_units(const group *g, const bl__product *product, size_t fir
         const bl__linear *linear = &product->linear[part];
         bl__q8 q8 = part_q8(g, linear->cols, part);
         float *out = part ? g->compute->partial : product->out;
-        if (linear->int8 && linear->layout == BL_LAYOUT_T2)
-            g->compute->kernels->ternary_gemm(linear->data, rows, linear->cols, first, n, &q8,
-                                              g->n_tokens, out, rows);
+        if (linear->int8 && bl__layout_is_native(linear->layout))
+            native_rows(g, linear, &q8, first, n, out, scratch);
         else
             dense_rows(g, linear, part, out, row, end, scratch);
         for (size_t t = 0; part && t < g->n_tokens; t++)

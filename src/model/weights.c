@@ -142,7 +142,8 @@ static bl_status load_linear(const bl_model *model, size_t layer, const char *na
     linear.data = t->data;
     if (scale)
         linear.scale = *scale;
-    bool in_place = t->layout == BL_LAYOUT_T2 && !scale && (uintptr_t)t->data % sizeof(float) == 0;
+    bool in_place =
+        bl__layout_is_native(t->layout) && !scale && (uintptr_t)t->data % sizeof(float) == 0;
     if (linear.int8 && !in_place) {
         bool done;
         if ((status = repack_ternary(t, linear.scale, pool, &linear, &done, err))) {

@@ -4,14 +4,15 @@
 
 #include "base/checked.h"
 #include "base/error.h"
+#include "quant/b1.h"
 #include "quant/layouts.h"
 #include "quant/quant.h"
-#include "quant/t2.h"
+#include "quant/t5.h"
 
 typedef struct layout_entry {
     bl__layout_info info;
     /* A tensor is rows x (row_bytes + cols / block_cols x block_bytes) + tensor_bytes, but for
-     * hf_u8 and t2. */
+     * hf_u8 and the native layouts. */
     uint16_t block_bytes, row_bytes, tensor_bytes;
     const bl__layout_functions *functions;
 } layout_entry;
@@ -38,6 +39,10 @@ static const layout_entry layouts[BL_LAYOUT_COUNT] = {
         {{"hf_u8", BL_TYPE_ID_NONE, -1, 1, true, "none"}, 0, 0, 0, &bl__layout_hf_u8},
     [BL_LAYOUT_T2] =
         {{"bl_t2", BL_T2_TYPE_ID, BL_T2_TYPE_ID, 1, true, "row"}, 0, 0, 0, &bl__layout_t2},
+    [BL_LAYOUT_T5] =
+        {{"bl_t5", BL_T5_TYPE_ID, BL_T5_TYPE_ID, 1, true, "row"}, 0, 0, 0, &bl__layout_t5},
+    [BL_LAYOUT_B1] =
+        {{"bl_b1", BL_B1_TYPE_ID, BL_B1_TYPE_ID, 1, true, "row"}, 0, 0, 0, &bl__layout_b1},
 };
 
 const bl__layout_info *bl__layout_get(bl__layout layout) {
@@ -67,10 +72,24 @@ static size_t row_stride(const layout_entry *entry, size_t cols) {
     return entry->row_bytes + cols / entry->info.block_cols * entry->block_bytes;
 }
 
-static bool count_t2(size_t rows, size_t cols, size_t *bytes) {
+bool bl__layout_is_native(bl__layout layout) {
+    return layout == BL_LAYOUT_T2 || layout == BL_LAYOUT_T5 || layout == BL_LAYOUT_B1;
+}
+
+bl__layout bl__layout_choose_native(bool binary, uint64_t n_weights) {
+    if (binary)
+        return BL_LAYOUT_B1;
+    return n_weights / 4 <= BL_NATIVE_CACHE_BYTES ? BL_LAYOUT_T2 : BL_LAYOUT_T5;
+}
+
+static bool count_tiles(bl__layout layout, size_t rows, size_t cols, size_t *bytes) {
     size_t stride;
-    return cols <= SIZE_MAX - BL_T2_COLS && rows <= SIZE_MAX - BL_T2_ROWS &&
-           bl__mul_size(bl__t2_blocks(cols), BL_T2_BLOCK_BYTES, &stride) &&
+    if (cols > SIZE_MAX - BL_B1_COLS || rows > SIZE_MAX - BL_T2_ROWS)
+        return false;
+    size_t n_blocks = layout == BL_LAYOUT_T2   ? bl__t2_blocks(cols)
+                      : layout == BL_LAYOUT_T5 ? bl__t5_blocks(cols)
+                                               : bl__b1_blocks(cols);
+    return bl__mul_size(n_blocks, BL_T2_BLOCK_BYTES, &stride) &&
            bl__add_size(stride, BL_T2_SCALE_BYTES, &stride) &&
            bl__mul_size(bl__t2_tiles(rows), stride, bytes);
 }
@@ -91,9 +110,9 @@ bl_status bl__layout_bytes(bl__layout layout, size_t rows, size_t cols, size_t *
     if (layout == BL_LAYOUT_HF_U8 && rows % 4 != 0)
         return bl__fail(err, BL_ERR_ARGUMENT, "%s: %zu rows, expected a multiple of 4",
                         entry->info.name, rows);
-    bool fits = layout == BL_LAYOUT_T2      ? count_t2(rows, cols, bytes)
-                : layout == BL_LAYOUT_HF_U8 ? bl__mul_size(rows / 4, cols, bytes)
-                                            : count_rows(entry, rows, cols, bytes);
+    bool fits = bl__layout_is_native(layout) ? count_tiles(layout, rows, cols, bytes)
+                : layout == BL_LAYOUT_HF_U8  ? bl__mul_size(rows / 4, cols, bytes)
+                                             : count_rows(entry, rows, cols, bytes);
     if (!fits)
         return bl__fail(err, BL_ERR_LIMIT, "%s: [%zu,%zu]: the size overflows", entry->info.name,
                         rows, cols);

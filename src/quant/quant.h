@@ -32,6 +32,8 @@ typedef enum bl__layout {
     BL_LAYOUT_IQ2_BN,
     BL_LAYOUT_HF_U8, /* transformers' packed ternary; safetensors only, scale kept elsewhere */
     BL_LAYOUT_T2,    /* Bitloom's native ternary layout at 2 bits, see t2.h */
+    BL_LAYOUT_T5,    /* the same at 1.6 bits, see t5.h */
+    BL_LAYOUT_B1,    /* and for -1 and +1 at 1 bit, see b1.h */
     BL_LAYOUT_COUNT
 } bl__layout;
 
@@ -47,6 +49,13 @@ typedef struct bl__layout_info {
 } bl__layout_info;
 
 const bl__layout_info *bl__layout_get(bl__layout layout);
+/* Whether kernels read it as it lies in a file: tiles of 16 rows. */
+bool bl__layout_is_native(bl__layout layout);
+/* Which of the native layouts suits linears of so many weights in the whole model: B1 for -1 and +1
+ * alone; T2 where 2 bits a weight stay in a last-level cache (BL_NATIVE_CACHE_BYTES), T5 beyond,
+ * where bytes are what takes the time. A rule and no measurement: the same file everywhere. */
+enum { BL_NATIVE_CACHE_BYTES = 32 * 1024 * 1024 };
+bl__layout bl__layout_choose_native(bool binary, uint64_t n_weights);
 bool bl__layout_from_type_id(uint32_t type_id, bl__layout *out);
 bool bl__layout_from_name(const char *name, bl__layout *out);
 
@@ -62,8 +71,8 @@ void bl__layout_unpack_row(bl__layout layout, const void *tensor, size_t rows, s
                            size_t row, float *out);
 
 /* False when the row holds a code that the layout does not define (code 3 of a 2-bit ternary
- * layout, a base-3 byte that no digits give, padding of t2 that is not zero), or a scale, or a
- * weight of a float layout, that is NaN or infinite. */
+ * layout, a base-3 byte that no digits give, padding of a native layout that is not zero), or a
+ * scale, or a weight of a float layout, that is NaN or infinite. */
 bool bl__layout_check_row(bl__layout layout, const void *tensor, size_t rows, size_t cols,
                           size_t row);
 
@@ -80,6 +89,9 @@ bool bl__layout_check_row(bl__layout layout, const void *tensor, size_t rows, si
 bl_status bl__layout_pack_rows(bl__layout layout, const float *weights, size_t rows, size_t cols,
                                size_t first_row, size_t n_rows, float tensor_scale, void *tensor,
                                bl_error *err);
+
+/* True when no weight of a ternary row[cols] is 0, unless all of them are. */
+bool bl__row_is_binary(const float *row, size_t cols);
 
 /* True when row[cols] is scale x {-1, 0, +1} to the bit; then codes[i] = value / scale + 1 and
  * *scale is the magnitude (0 for a row of zeros). codes may be NULL. */

@@ -47,6 +47,13 @@ bool bl__row_is_ternary(const float *row, size_t cols, uint8_t *codes, float *sc
     return true;
 }
 
+bool bl__row_is_binary(const float *row, size_t cols) {
+    size_t zeros = 0;
+    for (size_t i = 0; i < cols; i++)
+        zeros += magnitude_bits(row[i]) == 0;
+    return zeros == 0 || zeros == cols;
+}
+
 void bl__absmean_add(bl__absmean *mean, const float *weights, size_t n) {
     double sum[8];
     size_t i = 0;

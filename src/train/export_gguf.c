@@ -33,6 +33,18 @@ static bool is_quantized_model(const gguf_export *e) {
     return e->trained.recipe.weights != BL_WEIGHTS_FLOAT;
 }
 
+/* The layout of all linears; that of masters is floats. */
+static bl__layout linear_layout(const gguf_export *e) {
+    uint64_t n_weights = 0;
+    size_t n;
+    const bl__param *params = bl__network_params(e->trained.net, &n);
+    for (size_t i = 0; i < n; i++)
+        if (params[i].linear)
+            n_weights += (uint64_t)params[i].rows * params[i].cols;
+    bool binary = e->trained.recipe.weights == BL_WEIGHTS_BINARY;
+    return is_quantized_model(e) ? bl__layout_choose_native(binary, n_weights) : BL_LAYOUT_F32;
+}
+
 /* ---- metadata ---- */
 
 static bl_status set_text(const gguf_export *e, const char *key, const char *text) {
@@ -128,7 +140,7 @@ static bl_status write_metadata(const gguf_export *e, const char *path) {
     if ((status = write_general(e, path)) || (status = write_sizes(e)) ||
         (status = write_graph(e)) || (status = write_vocab(e)))
         return status;
-    int32_t type = bl__layout_get(is_quantized_model(e) ? BL_LAYOUT_T2 : BL_LAYOUT_F32)->file_type;
+    int32_t type = bl__layout_get(linear_layout(e))->file_type;
     return type < 0 ? BL_OK
                     : bl__gguf_set_u32(e->writer, "general.file_type", (uint32_t)type, e->err);
 }
@@ -170,7 +182,7 @@ static piece make_layer_piece(const gguf_export *e, size_t index, size_t which, 
     piece t = {.param = p, .linear = bl__trained_linear(e->trained.net, p), .group = group};
     t.cols = split ? p->cols / (size_t)r->groups : p->cols;
     t.first = group * t.cols;
-    t.layout = is_quantized_model(e) ? BL_LAYOUT_T2 : BL_LAYOUT_F32;
+    t.layout = linear_layout(e);
     if (!r->sub_norms && (which == BL_PARAM_Q || which == BL_PARAM_K))
         t.head_dim = (size_t)r->head_dim;
     if (split)

@@ -6,7 +6,7 @@
 #include "train/data.h"
 #include "train/network.h"
 
-/* Bytes of the weights of an export in each layout that holds them, the native one first; those
+/* Bytes of the weights of an export in each layout that holds them, the native ones first; those
  * beside the linears are bfloat16, norms float32, and float models all float32. */
 void bl__report_sizes(const bl__param *params, size_t n_params, bl__weight_mode weights,
                       bl_train_report *report);

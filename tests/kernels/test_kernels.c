@@ -18,7 +18,8 @@
 #include "base/random.h"
 #include "bitloom/system.h"
 #include "kernels/kernels.h"
-#include "quant/t2.h"
+#include "quant/b1.h"
+#include "quant/t5.h"
 
 /* A buffer that ends (or begins) at an inaccessible page. */
 typedef struct guarded {
@@ -163,6 +164,62 @@ static void check_ternary(const bl__kernels *k) {
     check_ternary_case(k, 48, 8640, 3, 0); /* of the 3B model */
 }
 
+/* The denser native layouts: tiles unpacked as ref unpacks them, products as ternary_gemm of those.
+ * mode 0: any bytes, activations too; 1: the largest digits with 127; 2: with -128. */
+static void check_native_case(const bl__kernels *k, bool is_t5, size_t rows, size_t cols,
+                              int mode) {
+    size_t tiles = bl__t2_tiles(rows), t2_bytes = tiles * bl__t2_stride(cols);
+    size_t stride = is_t5 ? bl__t5_stride(cols) : bl__b1_stride(cols);
+    size_t q_stride = bl__t2_blocks(cols) * 16, split = tiles / 2;
+    guarded w = guarded_alloc(tiles * stride, true), q = guarded_alloc(q_stride, true);
+    guarded t2 = guarded_alloc(t2_bytes, true), out = guarded_alloc(rows * sizeof(float), true);
+    uint8_t *want_t2 = malloc(t2_bytes);
+    float *want = calloc(rows, sizeof *want), step = random_float();
+    int32_t sum = 0;
+    for (size_t i = 0; i < tiles * stride; i++)
+        w.data[i] = mode == 0 ? (uint8_t)bl__random_u64(&rng) : is_t5 ? 0xda : 0xff;
+    for (size_t tile = 0; tile < tiles; tile++)
+        for (size_t r = 0; r < 16; r++) {
+            float scale = random_float();
+            memcpy(w.data + tile * stride + 4 * r, &scale, 4);
+        }
+    for (size_t c = 0; c < cols; c++) {
+        int v = mode == 1 ? 127 : mode == 2 ? -128 : (int)bl__random_below(&rng, 256) - 128;
+        ((int8_t *)q.data)[c] = (int8_t)v;
+        sum += v;
+    }
+    bl__q8 x = {.q = (int8_t *)q.data, .stride = q_stride, .step = &step, .sum = &sum};
+    (is_t5 ? ref.t5_unpack : ref.b1_unpack)(w.data, cols, 0, tiles, want_t2);
+    (is_t5 ? k->t5_unpack : k->b1_unpack)(w.data, cols, 0, split, t2.data);
+    (is_t5 ? k->t5_unpack : k->b1_unpack)(w.data, cols, split, tiles - split,
+                                          t2.data + split * bl__t2_stride(cols));
+    assert_memory_equal(t2.data, want_t2, t2_bytes);
+    if (is_t5 ? k->t5_gemv : k->b1_gemv) {
+        float *got = (float *)(void *)out.data;
+        ref.ternary_gemm(want_t2, rows, cols, 0, tiles, &x, 1, want, rows);
+        (is_t5 ? k->t5_gemv : k->b1_gemv)(w.data, rows, cols, 0, split, &x, got);
+        (is_t5 ? k->t5_gemv : k->b1_gemv)(w.data, rows, cols, split, tiles - split, &x, got);
+        assert_same_bits(got, want, rows, is_t5 ? "t5_gemv" : "b1_gemv");
+    }
+    guarded_free(w);
+    guarded_free(q);
+    guarded_free(t2);
+    guarded_free(out);
+    free(want_t2);
+    free(want);
+}
+
+static void check_native(const bl__kernels *k) {
+    for (int is_t5 = 0; is_t5 < 2; is_t5++) {
+        for (size_t cols = 1; cols <= 330; cols++)
+            check_native_case(k, is_t5, 1 + cols % 37, cols, 0);
+        for (int mode = 0; mode < 3; mode++) {
+            check_native_case(k, is_t5, 48, 8640, mode);
+            check_native_case(k, is_t5, 16, 2200016, mode); /* sums in place overflow int32 */
+        }
+    }
+}
+
 static void check_dots(const bl__kernels *k) {
     for (size_t cols = 1; cols < 70; cols++)
         for (int kind = 0; kind < 5; kind++) {
@@ -280,6 +337,10 @@ static void test_quantize(void **state) {
 static void test_ternary(void **state) {
     (void)state;
     for_each_level(check_ternary);
+}
+static void test_native(void **state) {
+    (void)state;
+    for_each_level(check_native);
 }
 static void test_dots(void **state) {
     (void)state;
@@ -482,6 +543,40 @@ static double seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+/* One token of a denser layout, as a model calls it. */
+static void bench_native(const bl__kernels *k, bool is_t5) {
+    enum { ROWS = 2560, COLS = 6912 };
+    size_t stride = is_t5 ? bl__t5_stride(COLS) : bl__b1_stride(COLS);
+    size_t tiles = bl__t2_tiles(ROWS), bytes = tiles * stride;
+    uint8_t *w = aligned_alloc(64, bytes), *t2 = aligned_alloc(64, 2 * bl__t2_stride(COLS));
+    int8_t *q = aligned_alloc(64, COLS);
+    float *out = calloc(ROWS, sizeof *out), step = 0;
+    int32_t sum = 0;
+    memset(w, 0x64, bytes);
+    memset(q, 1, COLS);
+    bl__q8 x = {.q = q, .stride = COLS, .step = &step, .sum = &sum};
+    double best = 1e9;
+    bool fused = (is_t5 ? k->t5_gemv : k->b1_gemv) != NULL;
+    for (int i = 0; i < 7; i++) {
+        double start = seconds();
+        if (fused)
+            (is_t5 ? k->t5_gemv : k->b1_gemv)(w, ROWS, COLS, 0, tiles, &x, out);
+        for (size_t t = 0; t < tiles && !fused; t += 2) {
+            (is_t5 ? k->t5_unpack : k->b1_unpack)(w, COLS, t, 2, t2);
+            k->ternary_gemm(t2, ROWS - 16 * t, COLS, 0, 2, &x, 1, out + 16 * t, ROWS);
+        }
+        double took = seconds() - start;
+        best = took < best ? took : best;
+    }
+    printf("%-12s %s %dx%d, %-13s %8.1f us, %6.1f Gop/s, %5.1f GB/s\n", k->level,
+           is_t5 ? "t5" : "b1", ROWS, COLS, fused ? "1 token:" : "unpack, gemm:", best * 1e6,
+           2e-9 * (double)(ROWS * COLS) / best, 1e-9 * (double)bytes / best);
+    free(w);
+    free(t2);
+    free(q);
+    free(out);
+}
+
 static void bench_ternary(const bl__kernels *k) {
     enum { ROWS = 2560, COLS = 6912, TOKENS = 64 };
     size_t bytes = bl__t2_tiles(ROWS) * bl__t2_stride(COLS), stride = COLS;
@@ -492,6 +587,8 @@ static void bench_ternary(const bl__kernels *k) {
     memset(w, 0x55, bytes);
     memset(q, 1, TOKENS * stride);
     bl__q8 x = {.q = q, .stride = stride, .step = steps, .sum = sums};
+    bench_native(k, true);
+    bench_native(k, false);
     for (size_t n = 1; n <= TOKENS; n *= 8) {
         double best = 1e9;
         for (int i = 0; i < 7; i++) {
@@ -547,11 +644,11 @@ int main(int argc, char **argv) {
     }
     printf("kernel levels: %s\n", bl_kernel_levels());
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_quantize),     cmocka_unit_test(test_ternary),
-        cmocka_unit_test(test_dots),         cmocka_unit_test(test_half_dots),
-        cmocka_unit_test(test_weighted_sum), cmocka_unit_test(test_unpack),
-        cmocka_unit_test(test_exp),          cmocka_unit_test(test_softmax),
-        cmocka_unit_test(test_floats),
+        cmocka_unit_test(test_quantize),  cmocka_unit_test(test_ternary),
+        cmocka_unit_test(test_native),    cmocka_unit_test(test_dots),
+        cmocka_unit_test(test_half_dots), cmocka_unit_test(test_weighted_sum),
+        cmocka_unit_test(test_unpack),    cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_softmax),   cmocka_unit_test(test_floats),
     };
     return cmocka_run_group_tests_name("kernels", tests, NULL, NULL);
 }

@@ -176,11 +176,11 @@ static void test_all_types(void **state) {
         const char *name;
         bl__layout layout;
         uint32_t file_type;
-    } types[] = {{"bl_t2", BL_LAYOUT_T2, 4096},     {"i2_s", BL_LAYOUT_I2_S, 40},
-                 {"tq1_0", BL_LAYOUT_TQ1_0, 36},    {"tq2_0", BL_LAYOUT_TQ2_0, 37},
-                 {"iq1_bn", BL_LAYOUT_IQ1_BN, 128}, {"iq2_bn", BL_LAYOUT_IQ2_BN, 129},
-                 {"f32", BL_LAYOUT_F32, 0},         {"f16", BL_LAYOUT_F16, 1},
-                 {"bf16", BL_LAYOUT_BF16, 32}};
+    } types[] = {{"bl_t2", BL_LAYOUT_T2, 4096},     {"bl_t5", BL_LAYOUT_T5, 4097},
+                 {"i2_s", BL_LAYOUT_I2_S, 40},      {"tq1_0", BL_LAYOUT_TQ1_0, 36},
+                 {"tq2_0", BL_LAYOUT_TQ2_0, 37},    {"iq1_bn", BL_LAYOUT_IQ1_BN, 128},
+                 {"iq2_bn", BL_LAYOUT_IQ2_BN, 129}, {"f32", BL_LAYOUT_F32, 0},
+                 {"f16", BL_LAYOUT_F16, 1},         {"bf16", BL_LAYOUT_BF16, 32}};
     spec s = bitnet_spec();
     s.dim = 256;
     s.n_heads = 8;

@@ -116,9 +116,10 @@ static void test_types(void **state) {
         {"tq2_0", "bitnet", "bl_t2"},  {"q1_0", "bitnet", "bl_t2"},   {"q2_0", "bitnet", "bl_t2"},
         {"iq1_bn", "bitnet", "bl_t2"}, {"iq2_bn", "bitnet", "bl_t2"}, {"f16", "llama", "f16"},
         {"bf16", "llama", "bf16"},     {"f32", "llama", "f32"},       {"q8_0", "llama", "q8_0"},
-        {"q4_0", "llama", "q4_0"},     {"q4_1", "llama", "q4_1"}};
+        {"q4_0", "llama", "q4_0"},     {"q4_1", "llama", "q4_1"},     {"bl_t5", "bitnet", "bl_t5"},
+        {"bl_b1", "bitnet", "bl_b1"},  {"native", "bitnet", "bl_t2"}};
     bl_dummy_params params = small_params();
-    float first = 0;
+    float first = 0, binary = 0;
     for (size_t i = 0; i < sizeof types / sizeof types[0]; i++) {
         static const bl_token tokens[] = {1, 70, 300};
         bl_model *model = NULL;
@@ -128,7 +129,8 @@ static void test_types(void **state) {
         write_dummy(&params);
         if (bl_model_open(path, NULL, &model, &err) ||
             bl_session_create(model, NULL, &session, &err) ||
-            bl_session_eval(session, tokens, 3, NULL, &err))
+            bl_session_eval(session, tokens, 2, NULL, &err) ||
+            bl_session_eval(session, tokens + 2, 1, NULL, &err))
             fail_msg("%s: %s", types[i].type, err.message);
         const bl_model_info *info = bl_model_get_info(model);
         assert_string_equal(info->architecture, types[i].architecture);
@@ -140,8 +142,12 @@ static void test_types(void **state) {
         assert_true(isfinite(logit) && logit != 0);
         if (i == 0)
             first = logit;
-        else if (i < 4 || i == 6 || i == 7) /* the same weights, so the same bits */
-            assert_true(logit == first);
+        else if (i < 4 || i == 6 || i == 7 || i == 14 || i == 16)
+            assert_true(logit == first); /* the same weights, so the same bits */
+        else if (i == 4)
+            binary = logit;
+        else if (i == 15)
+            assert_true(logit == binary);
         bl_session_free(session);
         bl_model_close(model);
     }

@@ -103,6 +103,18 @@ static void check_layouts(uint32_t n_groups) {
         free(got);
         bl_model_close(model);
     }
+    m.layout = BL_LAYOUT_T5; /* where it lies, token by token and all at once */
+    model = open_model(&m);
+    assert_string_equal(bl_model_get_info(model)->weights, "bl_t5");
+    assert_int_equal(bl_model_get_info(model)->repacked_bytes, 0);
+    for (uint32_t n_batch = 1; n_batch <= N_TEXT; n_batch++) {
+        float got[N_TEXT * 50];
+        bl_session *s = open_session(model, 0, n_batch, 2);
+        eval(s, text, N_TEXT, got);
+        assert_memory_equal(got, want, sizeof got);
+        bl_session_free(s);
+    }
+    bl_model_close(model);
     free(want);
 }
 

@@ -14,7 +14,8 @@
 #include "base/half.h"
 #include "base/random.h"
 #include "quant/quant.h"
-#include "quant/t2.h"
+#include "quant/b1.h"
+#include "quant/t5.h"
 
 /* ---- The vector of 256 weights in tests/golden/quant_vector.txt ---- */
 
@@ -210,7 +211,8 @@ static float random_ternary(bl__random *random, float scale) {
     return scale * (float)((int)bl__random_below(random, 3) - 1);
 }
 
-/* Fills with one scale a row; hf_u8 and i2_s get one for the tensor. q1_0 gets no zeros. */
+/* Fills with one scale a row; hf_u8 and i2_s get one for the tensor. q1_0 gets no zeros,
+ * and b1 whole rows of them only. */
 static void fill_ternary(bl__random *random, bl__layout layout, size_t rows, size_t cols,
                          float *weights) {
     for (size_t r = 0; r < rows; r++) {
@@ -222,7 +224,8 @@ static void fill_ternary(bl__random *random, bl__layout layout, size_t rows, siz
         bool zero_row = bl__random_below(random, 9) == 0;
         for (size_t c = 0; c < cols; c++) {
             float w = zero_row ? 0 : random_ternary(random, scale);
-            weights[r * cols + c] = layout == BL_LAYOUT_Q1_0 && w == 0 ? scale : w;
+            bool no_zeros = layout == BL_LAYOUT_Q1_0 || (layout == BL_LAYOUT_B1 && !zero_row);
+            weights[r * cols + c] = no_zeros && w == 0 ? scale : w;
         }
     }
 }
@@ -311,6 +314,99 @@ static void test_t2_bits(void **state) {
     }
 }
 
+/* Where the digit of a column lies in a tile of T5, told apart from the packer: groups of 80
+ * columns, the last 16 of which are digit 4 of the group's four blocks. */
+static int t5_digit(const uint8_t *tile, size_t cols, size_t r, size_t c) {
+    size_t n_whole = (cols + 15) / 16 / 5 * 80, group = c / 80, within = c % 80;
+    size_t block = 4 * group + (within < 64 ? within / 16 : (within - 64) / 4);
+    unsigned digits = bl__t5_decode(tile[64 + 64 * block + 4 * r + c % 4]);
+    return c < n_whole && within >= 64 ? (int)(digits >> 8)
+                                       : (int)(digits >> 2 * (within % 16 / 4) & 3);
+}
+
+/* Every digit of T5 and bit of B1 where their headers say, padding included. */
+static void check_dense_bits(bl__layout layout, size_t cols) {
+    enum { ROWS = 21, TILES = 2, MOST = 400 };
+    bool binary = layout == BL_LAYOUT_B1;
+    size_t stride = binary ? bl__b1_stride(cols) : bl__t5_stride(cols), bytes;
+    float *weights = bl__malloc(ROWS * cols * sizeof *weights), back[MOST];
+    uint8_t *packed = bl__malloc(TILES * stride);
+    bl__random random;
+    bl__random_seed(&random, cols);
+    for (size_t i = 0; i < ROWS * cols; i++) {
+        float scale = (float)(i / cols + 1);
+        weights[i] = i % cols == 0 ? scale : random_ternary(&random, scale);
+        weights[i] = binary && weights[i] == 0 ? -scale : weights[i];
+    }
+    assert_int_equal(bl__layout_bytes(layout, ROWS, cols, &bytes, NULL), BL_OK);
+    assert_int_equal(bytes, TILES * stride);
+    memset(packed, 0xff, bytes);
+    assert_int_equal(bl__layout_pack_rows(layout, weights, ROWS, cols, 0, ROWS, 0, packed, NULL),
+                     BL_OK);
+    for (size_t r = 0; r < TILES * BL_T2_ROWS; r++) {
+        const uint8_t *tile = packed + r / 16 * stride;
+        float scale;
+        memcpy(&scale, tile + 4 * (r % 16), 4);
+        assert_true(scale == (r < ROWS ? (float)(r + 1) : 0.0f));
+        size_t padded = binary ? (cols + 31) / 32 * 32 : (cols + 15) / 16 * 16;
+        for (size_t c = 0; c < padded; c++) {
+            float w = r < ROWS && c < cols ? weights[r * cols + c] : 0;
+            if (binary)
+                assert_int_equal(tile[64 + c / 32 * 64 + 4 * (r % 16) + c % 4] >> c % 32 / 4 & 1,
+                                 w > 0);
+            else
+                assert_int_equal(t5_digit(tile, cols, r % 16, c), w > 0 ? 2 : w < 0 ? 0 : 1);
+        }
+    }
+    for (size_t r = 0; r < ROWS; r++) {
+        bl__layout_unpack_row(layout, packed, ROWS, cols, r, back);
+        assert_memory_equal(back, weights + r * cols, cols * sizeof *back);
+        assert_true(bl__layout_check_row(layout, packed, ROWS, cols, r));
+    }
+    bl__free(weights);
+    bl__free(packed);
+}
+
+static void test_dense_bits(void **state) {
+    (void)state;
+    for (size_t cols = 1; cols <= 330; cols += cols < 100 ? 1 : 23) {
+        check_dense_bits(BL_LAYOUT_T5, cols);
+        check_dense_bits(BL_LAYOUT_B1, cols);
+    }
+    size_t bytes;
+    assert_int_equal(bl__layout_bytes(BL_LAYOUT_T5, 2560, 6912, &bytes, NULL), BL_OK);
+    assert_int_equal(bytes, 160 * (64 + 346 * 64)); /* 432 blocks of T2: 86 groups and 2 */
+    assert_int_equal(bl__layout_bytes(BL_LAYOUT_B1, 2560, 6912, &bytes, NULL), BL_OK);
+    assert_int_equal(bytes, 160 * (64 + 216 * 64));
+    assert_int_equal(bl__layout_bytes(BL_LAYOUT_T5, SIZE_MAX / 8, 80, &bytes, NULL), BL_ERR_LIMIT);
+    assert_int_equal(bl__layout_bytes(BL_LAYOUT_B1, 16, SIZE_MAX - 8, &bytes, NULL), BL_ERR_LIMIT);
+}
+
+/* Each of the 243 bytes that five digits make is another one, and gives them back. */
+static void test_t5_bytes(void **state) {
+    (void)state;
+    bool seen[256] = {false};
+    for (unsigned i = 0; i < 243; i++) {
+        uint8_t byte = bl__t5_encode(i % 9, i / 9 % 9, i / 81);
+        assert_false(seen[byte]);
+        seen[byte] = true;
+        unsigned want = i % 9 / 3 | i % 3 << 2 | i / 9 % 9 / 3 << 4 | i / 9 % 3 << 6 | i / 81 << 8;
+        assert_int_equal(bl__t5_decode(byte), want);
+    }
+    assert_int_equal(bl__t5_encode(4, 4, 1), BL_T5_ZEROS);
+    for (unsigned byte = 0; byte < 256; byte++) /* the others give digits below 3 too */
+        for (unsigned d = 0, digits = bl__t5_decode((uint8_t)byte); d < 5; d++)
+            assert_true((digits >> 2 * d & 3) < 3);
+}
+
+static void test_native_choice(void **state) {
+    (void)state;
+    assert_int_equal(bl__layout_choose_native(false, 1u << 27), BL_LAYOUT_T2);
+    assert_int_equal(bl__layout_choose_native(false, (1u << 27) + 4), BL_LAYOUT_T5);
+    assert_int_equal(bl__layout_choose_native(true, 1u << 27), BL_LAYOUT_B1);
+    assert_int_equal(bl__layout_choose_native(true, 1u << 31), BL_LAYOUT_B1);
+}
+
 /* ---- What must be caught ---- */
 
 static void pack_one(bl__layout layout, uint8_t *packed) {
@@ -350,6 +446,11 @@ static void test_bad_codes(void **state) {
     pack_one(BL_LAYOUT_T2, packed);
     packed[64 + 5 * 64 + 3] |= 0x30;
     assert_false(row_is_good(BL_LAYOUT_T2, packed));
+    uint8_t b1[64 + 64] = {0}; /* 16 rows of up to 32 columns */
+    assert_true(bl__layout_check_row(BL_LAYOUT_B1, b1, 1, 17, 0));
+    b1[64 + 3] = 0x10;
+    assert_true(bl__layout_check_row(BL_LAYOUT_B1, b1, 1, 20, 0));
+    assert_false(bl__layout_check_row(BL_LAYOUT_B1, b1, 1, 19, 0));
 
     /* 243 of the 256 bytes hold five digits; 81 of them four with a zero behind, 81 fewer than 81
      */
@@ -357,11 +458,10 @@ static void test_bad_codes(void **state) {
         bl__layout layout;
         size_t byte;
         int n_good;
-    } digits[] = {{BL_LAYOUT_TQ1_0, 7, 243},
-                  {BL_LAYOUT_TQ1_0, 40, 243},
-                  {BL_LAYOUT_TQ1_0, 50, 81},
-                  {BL_LAYOUT_IQ1_BN, 20, 243},
-                  {BL_LAYOUT_IQ1_BN, 14, 81}};
+    } digits[] = {{BL_LAYOUT_TQ1_0, 7, 243},           {BL_LAYOUT_TQ1_0, 40, 243},
+                  {BL_LAYOUT_TQ1_0, 50, 81},           {BL_LAYOUT_IQ1_BN, 20, 243},
+                  {BL_LAYOUT_IQ1_BN, 14, 81},          {BL_LAYOUT_T5, 64 + 5 * 64 + 1, 243},
+                  {BL_LAYOUT_T5, 64 + 12 * 64 + 1, 81}};
     for (size_t i = 0; i < sizeof digits / sizeof *digits; i++) {
         int n_good = 0;
         pack_one(digits[i].layout, packed);
@@ -384,7 +484,7 @@ static void test_bad_scales(void **state) {
         {BL_LAYOUT_Q4_1, 22, true},  {BL_LAYOUT_I2_S, 64, false}, {BL_LAYOUT_I2_S_ARM, 64, false},
         {BL_LAYOUT_TQ1_0, 52, true}, {BL_LAYOUT_TQ2_0, 64, true}, {BL_LAYOUT_Q1_0, 18, true},
         {BL_LAYOUT_Q2_0, 36, true},  {BL_LAYOUT_IQ1_BN, 0, true}, {BL_LAYOUT_IQ2_BN, 0, false},
-        {BL_LAYOUT_T2, 0, false}};
+        {BL_LAYOUT_T2, 0, false},    {BL_LAYOUT_T5, 0, false}};
     static const uint16_t bad_halves[] = {0x7c00, 0xfc00, 0x7e00};
     static const float bad_floats[] = {INFINITY, -INFINITY, NAN};
     for (size_t i = 0; i < sizeof scales / sizeof *scales; i++)
@@ -415,8 +515,8 @@ static void expect_refusal(bl__layout layout, const float *x, const char *words)
 
 static void test_refusals(void **state) {
     (void)state;
-    static const bl__layout ternary[] = {BL_LAYOUT_Q2_0, BL_LAYOUT_IQ1_BN, BL_LAYOUT_IQ2_BN,
-                                         BL_LAYOUT_HF_U8, BL_LAYOUT_T2};
+    static const bl__layout ternary[] = {BL_LAYOUT_Q2_0,  BL_LAYOUT_IQ1_BN, BL_LAYOUT_IQ2_BN,
+                                         BL_LAYOUT_HF_U8, BL_LAYOUT_T2,     BL_LAYOUT_T5};
     float x[VECTOR];
     for (size_t i = 0; i < sizeof ternary / sizeof *ternary; i++) {
         make_vector(x);
@@ -547,12 +647,14 @@ static void test_absmean_in_pieces(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vector_itself), cmocka_unit_test(test_vector_bytes),
-        cmocka_unit_test(test_ggml_blocks),   cmocka_unit_test(test_q6_k),
-        cmocka_unit_test(test_floats),        cmocka_unit_test(test_round_trips),
-        cmocka_unit_test(test_t2_bits),       cmocka_unit_test(test_bad_codes),
-        cmocka_unit_test(test_bad_scales),    cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_sizes),         cmocka_unit_test(test_is_ternary),
-        cmocka_unit_test(test_absmean),       cmocka_unit_test(test_absmean_in_pieces)};
+        cmocka_unit_test(test_vector_itself),    cmocka_unit_test(test_vector_bytes),
+        cmocka_unit_test(test_ggml_blocks),      cmocka_unit_test(test_q6_k),
+        cmocka_unit_test(test_floats),           cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_t2_bits),          cmocka_unit_test(test_dense_bits),
+        cmocka_unit_test(test_t5_bytes),         cmocka_unit_test(test_native_choice),
+        cmocka_unit_test(test_bad_codes),        cmocka_unit_test(test_bad_scales),
+        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_sizes),
+        cmocka_unit_test(test_is_ternary),       cmocka_unit_test(test_absmean),
+        cmocka_unit_test(test_absmean_in_pieces)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

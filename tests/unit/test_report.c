@@ -47,22 +47,25 @@ static void sizes_of_layouts_that_fit(void **state) {
                                 {.rows = 1, .cols = 256}};
     bl_train_report r;
     bl__report_sizes(params, 5, BL_WEIGHTS_TERNARY, &r);
-    assert_int_equal(r.n_sizes, 5);
+    assert_int_equal(r.n_sizes, 6);
     assert_string_equal(r.sizes[0].layout, "bl_t2");
-    assert_string_equal(r.sizes[2].layout, "tq2_0");
-    assert_int_equal(r.sizes[2].bytes, 64 * 66 + 10 * 256 * 2 + 2 * 256 * 4);
-    assert_string_equal(r.sizes[4].layout, "f32");
-    assert_int_equal(r.sizes[4].bytes, (64 + 10 + 2) * 256 * 4);
+    assert_string_equal(r.sizes[1].layout, "bl_t5");
+    assert_int_equal(r.sizes[1].bytes, 4 * (64 + 13 * 64) + 10 * 256 * 2 + 2 * 256 * 4);
+    assert_string_equal(r.sizes[3].layout, "tq2_0");
+    assert_int_equal(r.sizes[3].bytes, 64 * 66 + 10 * 256 * 2 + 2 * 256 * 4);
+    assert_string_equal(r.sizes[5].layout, "f32");
+    assert_int_equal(r.sizes[5].bytes, (64 + 10 + 2) * 256 * 4);
     bl__report_sizes(params, 5, BL_WEIGHTS_FLOAT, &r);
     assert_int_equal(r.n_sizes, 1);
     assert_int_equal(r.sizes[0].bytes, (64 + 10 + 2) * 256 * 4);
     bl__param odd[2] = {params[3], params[4]};
     odd[0].cols = 128; /* no tq1_0, no tq2_0 */
     bl__report_sizes(odd, 2, BL_WEIGHTS_BINARY, &r);
-    assert_int_equal(r.n_sizes, 3);
+    assert_int_equal(r.n_sizes, 5);
+    assert_string_equal(r.sizes[0].layout, "bl_b1");
     odd[0].col_groups = 4; /* 32 columns are two blocks of 4 tiles */
     bl__report_sizes(odd, 2, BL_WEIGHTS_TERNARY, &r);
-    assert_int_equal(r.n_sizes, 2);
+    assert_int_equal(r.n_sizes, 3);
     assert_int_equal(r.sizes[0].bytes, 4 * 4 * (64 + 2 * 64) + 256 * 4);
 }
 

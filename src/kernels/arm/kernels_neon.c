@@ -288,6 +288,8 @@ static void unpack_bf16(const uint16_t *x, size_t n, float *out) {
 void bl__kernels_fill_neon(bl__kernels *table) {
     table->quantize_i8 = quantize_i8;
     table->ternary_gemm = ternary_gemm;
+    table->t5_unpack = bl__t5_unpack_neon;
+    table->b1_unpack = bl__b1_unpack_neon;
     table->dot_rows = dot_rows;
     table->weighted_sum = weighted_sum;
     table->unpack_f16 = unpack_f16;

@@ -19,6 +19,12 @@ void bl__t2_scale_dots_neon(const int32_t *dots, size_t n_tokens, const uint8_t 
                             size_t n_rows, const int32_t *sum, const float *step, float *out,
                             size_t out_stride);
 
+/* The slots t5_unpack and b1_unpack of level neon. */
+void bl__t5_unpack_neon(const uint8_t *tiles, size_t cols, size_t first_tile, size_t n_tiles,
+                        uint8_t *t2);
+void bl__b1_unpack_neon(const uint8_t *tiles, size_t cols, size_t first_tile, size_t n_tiles,
+                        uint8_t *t2);
+
 /* The slot ternary_gemm of level dotprod. */
 void bl__ternary_gemm_dotprod(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
                               size_t n_tiles, const bl__q8 *x, size_t n_tokens, float *out,

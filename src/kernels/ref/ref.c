@@ -1,10 +1,12 @@
 /* Owns the scalar truth that every other kernel is held to, bit for bit. Written to be read. */
 #include <math.h>
+#include <string.h>
 
 #include "base/bytes.h"
 #include "base/half.h"
 #include "kernels/levels.h"
-#include "quant/t2.h"
+#include "quant/b1.h"
+#include "quant/t5.h"
 
 static void quantize_i8(const float *x, size_t n, int8_t *q, size_t stride, float *step,
                         int32_t *sum) {
@@ -54,6 +56,48 @@ static float fold(float lanes[BL_LANES]) {
         for (size_t l = 0; l < half; l++)
             lanes[l] += lanes[l + half];
     return lanes[0];
+}
+
+/* Block `b` of row r of a tile of T5, and the fifth digits of a whole group, as bytes of T2. */
+static void t5_unpack_row(const uint8_t *blocks, size_t cols, size_t r, uint8_t *t2) {
+    size_t n = bl__t2_blocks(cols), n_groups = n / BL_T5_GROUP_T2_BLOCKS;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 4 * r; j < 4 * r + 4; j++) {
+            size_t group = i / BL_T5_GROUP_T2_BLOCKS, within = i % BL_T5_GROUP_T2_BLOCKS;
+            const uint8_t *from = blocks + group * BL_T5_GROUP_BLOCKS * BL_T2_BLOCK_BYTES + j;
+            unsigned codes = 0;
+            if (group < n_groups && within == BL_T5_GROUP_BLOCKS)
+                for (size_t b = 0; b < BL_T5_GROUP_BLOCKS; b++)
+                    codes |= bl__t5_decode(from[b * BL_T2_BLOCK_BYTES]) >> 8 << 2 * b;
+            else
+                codes = bl__t5_decode(from[within * BL_T2_BLOCK_BYTES]);
+            t2[i * BL_T2_BLOCK_BYTES + j] = (uint8_t)codes;
+        }
+}
+
+static void t5_unpack(const uint8_t *tiles, size_t cols, size_t first_tile, size_t n_tiles,
+                      uint8_t *t2) {
+    for (size_t i = 0; i < n_tiles; i++, t2 += bl__t2_stride(cols)) {
+        const uint8_t *tile = tiles + (first_tile + i) * bl__t5_stride(cols);
+        memcpy(t2, tile, BL_T2_SCALE_BYTES);
+        for (size_t r = 0; r < BL_T2_ROWS; r++)
+            t5_unpack_row(tile + BL_T2_SCALE_BYTES, cols, r, t2 + BL_T2_SCALE_BYTES);
+    }
+}
+
+static void b1_unpack(const uint8_t *tiles, size_t cols, size_t first_tile, size_t n_tiles,
+                      uint8_t *t2) {
+    for (size_t i = 0; i < n_tiles; i++, t2 += bl__t2_stride(cols)) {
+        const uint8_t *tile = tiles + (first_tile + i) * bl__b1_stride(cols);
+        memcpy(t2, tile, BL_T2_SCALE_BYTES);
+        for (size_t b = 0; b < bl__t2_blocks(cols); b++)
+            for (size_t j = 0; j < BL_T2_BLOCK_BYTES; j++) {
+                unsigned codes = 0, nibble = tile[BL_T2_SCALE_BYTES + b / 2 * 64 + j] >> b % 2 * 4;
+                for (size_t p = 0; p < 4; p++)
+                    codes |= (nibble >> p & 1) << (2 * p + 1);
+                t2[BL_T2_SCALE_BYTES + b * BL_T2_BLOCK_BYTES + j] = (uint8_t)codes;
+            }
+    }
 }
 
 static float dot(const float *a, const float *b, size_t n) {
@@ -123,6 +167,8 @@ void bl__kernels_fill_ref(bl__kernels *table) {
     *table = (bl__kernels){
         .quantize_i8 = quantize_i8,
         .ternary_gemm = ternary_gemm,
+        .t5_unpack = t5_unpack,
+        .b1_unpack = b1_unpack,
         .dot_rows = dot_rows,
         .dot_rows_f16 = dot_rows_f16,
         .dot_rows_bf16 = dot_rows_bf16,

@@ -7,6 +7,7 @@
 #include "base/half.h"
 #include "kernels/levels.h"
 #include "kernels/x86/gemm.h"
+#include "kernels/x86/native.h"
 #include "quant/t2.h"
 
 static inline __m256i broadcast4(const int8_t *q) {
@@ -242,6 +243,8 @@ static void unpack_bf16(const uint16_t *x, size_t n, float *out) {
 void bl__kernels_fill_avx2(bl__kernels *table) {
     table->quantize_i8 = quantize_i8;
     table->ternary_gemm = ternary_gemm;
+    table->t5_unpack = bl__t5_unpack_avx2;
+    table->b1_unpack = bl__b1_unpack_avx2;
     table->dot_rows = dot_rows;
     table->weighted_sum = weighted_sum;
     table->unpack_f16 = unpack_f16;

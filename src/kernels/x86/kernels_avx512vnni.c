@@ -4,6 +4,7 @@
 
 #include "kernels/levels.h"
 #include "kernels/x86/gemm.h"
+#include "kernels/x86/native.h"
 #include "quant/t2.h"
 
 enum { MANY_TOKENS = 8 };
@@ -156,6 +157,7 @@ static void weighted_sum(const float *p, const float *v, size_t v_stride, size_t
 
 void bl__kernels_fill_avx512vnni(bl__kernels *table) {
     table->ternary_gemm = bl__ternary_gemm_avx512vnni;
+    table->b1_gemv = bl__b1_gemv_avx512vnni;
     table->dot_rows = dot_rows;
     table->weighted_sum = weighted_sum;
     bl__head_fill_avx512vnni(table);
