@@ -31,7 +31,7 @@ static const option OPTIONS[] = {
      "tokens of a prompt, evaluated together (default 512; 0 = no such test)"},
     {'n', "n-gen", NULL, OPTION_TEXT, "N,...", BENCH(generates), 0, 0, NULL,
      "tokens generated, one after the other (default 128; 0 = no such test)"},
-    {'S', "streams", "-npl", OPTION_TEXT, "N,...", BENCH(streams), 0, 0, NULL,
+    {'S', "streams", NULL, OPTION_TEXT, "N,...", BENCH(streams), 0, 0, NULL,
      "texts generated side by side, each of n-gen tokens; rates are of all together (default 1)"},
     {'d', "n-depth", NULL, OPTION_TEXT, "N,...", BENCH(depths), 0, 0, NULL,
      "tokens in the context before (default 0)"},

@@ -17,6 +17,7 @@
 typedef struct chat_settings {
     model_settings model;
     sampling_settings sampling;
+    speculation_settings speculation;
     const char *system, *template_file;
     bool quiet;
 } chat_settings;
@@ -35,6 +36,7 @@ static const option_group GROUPS[] = {
     {"Chat", OPTIONS, sizeof OPTIONS / sizeof *OPTIONS, 0},
     {"Model", MODEL_OPTIONS, N_MODEL_OPTIONS, CHAT(model)},
     {"Sampling", SAMPLING_OPTIONS, N_SAMPLING_OPTIONS, CHAT(sampling)},
+    {"Speculation", SPECULATION_OPTIONS, N_SPECULATION_OPTIONS, CHAT(speculation)},
 };
 
 static const char COMMAND_HELP[] =
@@ -347,6 +349,8 @@ static int run(int argc, char **argv) {
     c.held = bl__malloc_array(bl_session_n_ctx(c.e.session), sizeof *c.held);
     if (!c.held)
         status = fail_with("chat", "out of memory");
+    if (status == EXIT_SUCCESS)
+        status = engine_speculate(&c.e, &CHAT_COMMAND, &s.speculation);
     if (status == EXIT_SUCCESS)
         status = open_talk(&c, &s, &s.sampling.stops);
     if (status == EXIT_SUCCESS)

@@ -13,8 +13,9 @@
 #include "base/file.h"
 #include "terminal.h"
 
-#define MODEL(field)    offsetof(model_settings, field)
-#define SAMPLING(field) offsetof(sampling_settings, field)
+#define MODEL(field)       offsetof(model_settings, field)
+#define SAMPLING(field)    offsetof(sampling_settings, field)
+#define SPECULATION(field) offsetof(speculation_settings, field)
 
 const option MODEL_OPTIONS[N_MODEL_OPTIONS] = {
     {'m', "model", NULL, OPTION_TEXT, "FILE", MODEL(model), 0, 0, NULL,
@@ -62,6 +63,16 @@ const option SAMPLING_OPTIONS[N_SAMPLING_OPTIONS] = {
      "forget old tokens when the context is full instead of stopping"},
     {0, "keep", NULL, OPTION_INTEGER, "N", SAMPLING(keep), 0, INT32_MAX, NULL,
      "with --context-shift: how many tokens at the start are kept besides BOS (default 0)"},
+};
+
+const option SPECULATION_OPTIONS[N_SPECULATION_OPTIONS] = {
+    {0, "speculate", NULL, OPTION_CHOICE, "HOW", SPECULATION(how), 0, 0, "off lookup draft",
+     "guess tokens and check them together, for the same text in less time: from what came before "
+     "(lookup) or by a smaller model (draft); pauses where it does not pay (default off)"},
+    {0, "draft-model", "-md", OPTION_TEXT, "FILE", SPECULATION(draft_model), 0, 0, NULL,
+     "the smaller model, which has the same tokens; means --speculate draft"},
+    {0, "draft-max", "--draft", OPTION_INTEGER, "N", SPECULATION(draft_max), 1, BL_MAX_DRAFT, NULL,
+     "tokens guessed at once at most (default 16)"},
 };
 
 model_settings default_model_settings(void) {
@@ -246,7 +257,58 @@ int engine_open(engine *e, const command *cmd, const model_settings *model,
     return EXIT_SUCCESS;
 }
 
+/* Whether every token has the same text in both. */
+static bool same_tokens(const bl_tokenizer *a, const bl_tokenizer *b, size_t vocab) {
+    for (size_t id = 0; id < vocab; id++) {
+        size_t a_len, b_len;
+        const char *a_text = bl_tokenizer_piece(a, (bl_token)id, BL_DETOKENIZE_SPECIAL, &a_len);
+        const char *b_text = bl_tokenizer_piece(b, (bl_token)id, BL_DETOKENIZE_SPECIAL, &b_len);
+        if (a_len != b_len || (a_len > 0 && memcmp(a_text, b_text, a_len) != 0))
+            return false;
+    }
+    return true;
+}
+
+/* Opens the draft model; one of other tokens would guess nothing but noise. */
+static bl_status open_draft_model(engine *e, const char *path, bl_error *err) {
+    bl_tokenizer *tokenizer = NULL;
+    bl_status status = bl_model_open(path, &(bl_model_params){e->n_threads}, &e->draft_model, err);
+    if (status == BL_OK)
+        status = bl_tokenizer_open(path, &tokenizer, err);
+    uint32_t vocab = bl_model_get_info(e->model)->vocab;
+    if (status == BL_OK && (bl_model_get_info(e->draft_model)->vocab != vocab ||
+                            !same_tokens(e->tokenizer, tokenizer, vocab))) {
+        *err = (bl_error){.code = BL_ERR_ARGUMENT};
+        snprintf(err->message, sizeof err->message,
+                 "%s: its tokens are not those of %s, which a draft model needs", path, e->path);
+        status = BL_ERR_ARGUMENT;
+    }
+    bl_tokenizer_close(tokenizer);
+    return status;
+}
+
+int engine_speculate(engine *e, const command *cmd, const speculation_settings *s) {
+    const char *how = s->how ? s->how : s->draft_model ? "draft" : "off";
+    bl_error err;
+    bool by_model = strcmp(how, "draft") == 0;
+    if (strcmp(how, "off") == 0)
+        return EXIT_SUCCESS;
+    if (by_model && !s->draft_model)
+        return options_complain(cmd, "--speculate draft: the model is missing, --draft-model FILE");
+    bl_speculator_params params = {.n_threads = e->n_threads, .n_draft = (uint32_t)s->draft_max};
+    if (by_model && open_draft_model(e, s->draft_model, &err) != BL_OK)
+        return fail_error(cmd->name, &err);
+    params.draft_model = e->draft_model;
+    if (bl_speculator_create(e->model, bl_session_n_ctx(e->session), &params, &e->speculator,
+                             &err) != BL_OK)
+        return fail_error(cmd->name, &err);
+    e->params.speculator = e->speculator;
+    return EXIT_SUCCESS;
+}
+
 void engine_close(engine *e) {
+    bl_speculator_free(e->speculator);
+    bl_model_close(e->draft_model);
     bl_sampler_free(e->sampler);
     bl_session_free(e->session);
     bl_tokenizer_close(e->tokenizer);
@@ -316,4 +378,12 @@ void print_speed(const engine *e, const bl_generate_result *r) {
          r->n_prompt, r->n_prompt == 1 ? "" : "s", rate(r->n_prompt, r->prompt_seconds),
          r->n_generated, rate(r->n_generated, r->generate_seconds), bl_kernel_level(), e->n_threads,
          e->n_threads == 1 ? "" : "s", (unsigned long long)e->seed, stop_reason_text(r->reason));
+    if (!e->speculator)
+        return;
+    bl_speculation f = bl_speculator_figures(e->speculator);
+    note("speculation: %llu of %llu guessed tokens right, %.2f tokens from each of %llu batches, "
+         "%.2f times as fast as one by one; %llu tokens without guesses",
+         (unsigned long long)f.n_accepted, (unsigned long long)f.n_drafted,
+         f.n_batches ? 1 + (double)f.n_accepted / (double)f.n_batches : 0,
+         (unsigned long long)f.n_batches, f.gain, (unsigned long long)f.n_plain);
 }

@@ -29,12 +29,22 @@ extern const option SAMPLING_OPTIONS[N_SAMPLING_OPTIONS];
 model_settings default_model_settings(void);
 sampling_settings default_sampling_settings(int64_t n_predict);
 
+typedef struct speculation_settings {
+    const char *how, *draft_model;
+    int64_t draft_max;
+} speculation_settings;
+
+enum { N_SPECULATION_OPTIONS = 3 };
+extern const option SPECULATION_OPTIONS[N_SPECULATION_OPTIONS];
+
 typedef struct engine {
     char *path; /* of the model */
     bl_model *model;
     bl_tokenizer *tokenizer;
     bl_session *session;
     bl_sampler *sampler;
+    bl_model *draft_model;     /* NULL without one */
+    bl_speculator *speculator; /* NULL without one; in params too */
     bl_generate_params params; /* no callbacks; stops borrowed from the settings */
     size_t n_keep;             /* as asked for; params.n_keep counts BOS too */
     uint32_t n_threads;
@@ -45,6 +55,9 @@ typedef struct engine {
 int engine_open(engine *e, const command *cmd, const model_settings *model,
                 const sampling_settings *sampling, bool quiet);
 void engine_close(engine *e);
+
+/* Makes the opened engine guess tokens, where that is asked for; as engine_open(). */
+int engine_speculate(engine *e, const command *cmd, const speculation_settings *settings);
 
 /* The model file to use: the option, else the default model; allocated (bl__free). NULL after a
  * complaint. */

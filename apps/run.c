@@ -16,6 +16,7 @@
 typedef struct run_settings {
     model_settings model;
     sampling_settings sampling;
+    speculation_settings speculation;
     const char *prompt, *file;
     bool escapes, no_bos, json, quiet;
 } run_settings;
@@ -42,6 +43,7 @@ static const option_group GROUPS[] = {
     {"Prompt", PROMPT_OPTIONS, sizeof PROMPT_OPTIONS / sizeof *PROMPT_OPTIONS, 0},
     {"Model", MODEL_OPTIONS, N_MODEL_OPTIONS, RUN(model)},
     {"Sampling", SAMPLING_OPTIONS, N_SAMPLING_OPTIONS, RUN(sampling)},
+    {"Speculation", SPECULATION_OPTIONS, N_SPECULATION_OPTIONS, RUN(speculation)},
     {"Output", OUTPUT_OPTIONS, sizeof OUTPUT_OPTIONS / sizeof *OUTPUT_OPTIONS, 0},
 };
 
@@ -92,6 +94,13 @@ static bool take_progress(void *user, size_t n_done, size_t n_prompt) {
     return !interrupts_seen();
 }
 
+static json_t *speculation_json(const engine *e) {
+    bl_speculation f = bl_speculator_figures(e->speculator);
+    return json_pack("{s:I, s:I, s:I, s:I, s:f}", "batches", (json_int_t)f.n_batches, "drafted",
+                     (json_int_t)f.n_drafted, "accepted", (json_int_t)f.n_accepted, "plain_tokens",
+                     (json_int_t)f.n_plain, "gain", f.gain);
+}
+
 static int print_json(const engine *e, const bl_generate_result *r, const bl__buffer *text) {
     json_t *object = json_pack(
         "{s:s, s:s%, s:s, s:I, s:I, s:f, s:f, s:I, s:s, s:I}", "model", e->path, "text",
@@ -99,6 +108,8 @@ static int print_json(const engine *e, const bl_generate_result *r, const bl__bu
         "prompt_tokens", (json_int_t)r->n_prompt, "generated_tokens", (json_int_t)r->n_generated,
         "prompt_seconds", r->prompt_seconds, "generate_seconds", r->generate_seconds, "seed",
         (json_int_t)e->seed, "kernel", bl_kernel_level(), "threads", (json_int_t)e->n_threads);
+    if (object && e->speculator)
+        json_object_set_new(object, "speculation", speculation_json(e));
     char *dump = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
     json_decref(object);
     if (!dump)
@@ -179,6 +190,8 @@ static int run(int argc, char **argv) {
     engine e = {0};
     if (status == EXIT_SUCCESS)
         status = engine_open(&e, &RUN_COMMAND, &s.model, &s.sampling, s.quiet);
+    if (status == EXIT_SUCCESS)
+        status = engine_speculate(&e, &RUN_COMMAND, &s.speculation);
     if (status == EXIT_SUCCESS)
         status = run_engine(&e, &s, text, len);
     engine_close(&e);

@@ -14,6 +14,7 @@
 #include "bitloom/model.h"
 #include "bitloom/perplexity.h"
 #include "bitloom/sampler.h"
+#include "bitloom/speculate.h"
 #include "bitloom/status.h"
 #include "bitloom/system.h"
 #include "bitloom/tokenizer.h"

@@ -7,6 +7,7 @@
 
 #include "bitloom/model.h"
 #include "bitloom/sampler.h"
+#include "bitloom/speculate.h"
 #include "bitloom/status.h"
 #include "bitloom/tokenizer.h"
 
@@ -31,10 +32,13 @@ typedef struct bl_generate_params {
     size_t max_tokens;        /* 0 = until another rule stops it */
     const char *const *stops; /* stop strings, n_stops of them, borrowed */
     size_t n_stops;
-    bool ignore_end;        /* go on after an end token */
-    bool context_shift;     /* make room when the context is full instead of stopping */
-    size_t n_keep;          /* with context_shift: tokens at the start that are always kept */
-    bool show_special;      /* write special tokens out in the text */
+    bool ignore_end;    /* go on after an end token */
+    bool context_shift; /* make room when the context is full instead of stopping */
+    size_t n_keep;      /* with context_shift: tokens at the start that are always kept */
+    bool show_special;  /* write special tokens out in the text */
+    /* Guesses tokens, for the same text in less time; NULL = none. Made for this session's model
+     * and n_ctx, and for no other session. */
+    bl_speculator *speculator;
     bl_token_fn on_token;   /* NULL is allowed for both */
     bl_prompt_fn on_prompt; /* the prompt is evaluated in parts of 512 tokens when set */
 } bl_generate_params;

@@ -122,6 +122,9 @@ bl_status bl_session_eval_batch(bl_session *session, const bl_batch_item *items,
 /* Tokens that a sequence holds; 0 when there is no such sequence. */
 size_t bl_sequence_n_past(const bl_session *session, uint32_t sequence);
 
+/* Those tokens, borrowed, valid until the next call; NULL when there is no such sequence. */
+const bl_token *bl_sequence_tokens(const bl_session *session, uint32_t sequence);
+
 /* Forgets the tokens of a sequence from position n_past on; 0 frees it for another text. */
 void bl_sequence_truncate(bl_session *session, uint32_t sequence, size_t n_past);
 

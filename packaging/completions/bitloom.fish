@@ -43,6 +43,9 @@ complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l reverse-prompt 
 complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l ignore-eos -d 'go on when the model ends its text'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l special -d 'write special tokens out'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l context-shift -d 'forget old tokens when the context is full'
+complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l speculate -x -a 'off lookup draft' -d 'guess tokens, for the same text in less time'
+complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l draft-model -o md -r -F -d 'smaller model that guesses'
+complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l draft-max -l draft -x -d 'tokens guessed at once at most'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l keep -x -d 'tokens at the start that are kept'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat convert data tokenizer train plot bench perplexity compare dummy' -s q -l quiet -d 'print less'
 

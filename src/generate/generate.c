@@ -7,6 +7,7 @@
 #include <time.h>
 
 #include "base/error.h"
+#include "generate/speculate.h"
 #include "generate/stop.h"
 
 enum { PROMPT_PART = 512 }; /* tokens between two calls of on_prompt */
@@ -86,11 +87,36 @@ static bl_status eval_prompt(generation *g, const bl_token *prompt, size_t n_pro
     return BL_OK;
 }
 
+/* Tokens that the session holds beyond the text: those that are guessed. */
+static size_t n_ahead(const generation *g) {
+    return g->params->speculator ? bl__speculator_n_ahead(g->params->speculator) : 0;
+}
+
+/* The logits that the next token is drawn from. */
+static const float *next_logits(const generation *g) {
+    const float *guessed =
+        g->params->speculator ? bl__speculator_logits(g->params->speculator) : NULL;
+    return guessed ? guessed : bl_session_logits(g->session);
+}
+
+/* Appends a token that was drawn to what the session holds. */
+static bl_status append(generation *g, bl_token token, bl_error *err) {
+    if (!g->params->speculator)
+        return bl_session_eval(g->session, &token, 1, NULL, err);
+    /* Guesses must fit in the context, and more than may be generated would be for nothing. */
+    size_t n_text = bl_session_n_past(g->session) - n_ahead(g) + 1;
+    size_t n_most = bl_session_n_ctx(g->session) - n_text;
+    size_t n_left = g->params->max_tokens - g->result.n_generated - 1;
+    if (g->params->max_tokens > 0 && n_left < n_most)
+        n_most = n_left;
+    return bl__speculator_append(g->params->speculator, g->session, token, n_most, err);
+}
+
 /* Makes room for one more token; *full when there is none to be made. */
 static bl_status make_room(generation *g, bool *full, bl_error *err) {
     size_t n_past = bl_session_n_past(g->session);
     *full = false;
-    if (n_past < bl_session_n_ctx(g->session))
+    if (n_ahead(g) > 0 || n_past < bl_session_n_ctx(g->session))
         return BL_OK;
     /* Half of what may go, goes: each shift evaluates the rest anew, so shifts must be rare. */
     size_t n_keep = g->params->n_keep;
@@ -98,6 +124,11 @@ static bl_status make_room(generation *g, bool *full, bl_error *err) {
     if (!g->params->context_shift || n_drop == 0 || n_drop == n_past) {
         *full = true;
         return BL_OK;
+    }
+    if (g->params->speculator) { /* what the next token would be drawn from is computed anew */
+        bl_status status = bl__speculator_finish(g->params->speculator, g->session, err);
+        if (status != BL_OK)
+            return status;
     }
     return bl_session_shift(g->session, n_keep, n_drop, err);
 }
@@ -117,11 +148,11 @@ static bl_status step(generation *g, bool *done, bl_error *err) {
         g->result.reason = BL_STOP_CONTEXT;
         return BL_OK;
     }
-    bl_token token = bl_sampler_sample(g->sampler, bl_session_logits(g->session));
+    bl_token token = bl_sampler_sample(g->sampler, next_logits(g));
     if (token < 0)
         return bl__fail(err, BL_ERR_FORMAT,
                         "after %zu tokens: no logit is a number; the weights must be damaged",
-                        bl_session_n_past(g->session));
+                        bl_session_n_past(g->session) - n_ahead(g));
     bool is_end = !g->params->ignore_end && bl_tokenizer_is_end(g->tokenizer, token);
     bl__stop_verdict verdict = BL_STOP_FILTER_GO_ON;
     if (!is_end || g->params->show_special) {
@@ -135,7 +166,7 @@ static bl_status step(generation *g, bool *done, bl_error *err) {
         return BL_OK;
     }
     bl_sampler_accept(g->sampler, token);
-    status = bl_session_eval(g->session, &token, 1, NULL, err);
+    status = append(g, token, err);
     if (status != BL_OK)
         return status;
     g->result.n_generated++;
@@ -179,13 +210,18 @@ bl_status bl_generate(bl_session *session, const bl_tokenizer *tokenizer, bl_sam
         goto fail;
     if (done)
         g.result.reason = BL_STOP_CALLER;
+    if (g.params->speculator)
+        bl__speculator_start(g.params->speculator);
     double between = seconds_now();
     g.result.prompt_seconds = between - start;
-    while (!done) {
+    while (!done && status == BL_OK)
         status = step(&g, &done, err);
-        if (status != BL_OK)
-            goto fail;
+    if (g.params->speculator) {
+        bl_status finished = bl__speculator_finish(g.params->speculator, session, err);
+        status = status == BL_OK ? finished : status;
     }
+    if (status != BL_OK)
+        goto fail;
     flush_text(&g);
     g.result.generate_seconds = seconds_now() - between;
     if (result)

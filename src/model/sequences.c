@@ -153,6 +153,10 @@ size_t bl_sequence_n_past(const bl_session *s, uint32_t sequence) {
     return sequence < s->n_sequences ? s->sequences[sequence].n_past : 0;
 }
 
+const bl_token *bl_sequence_tokens(const bl_session *s, uint32_t sequence) {
+    return sequence < s->n_sequences ? s->tokens + sequence * s->n_ctx : NULL;
+}
+
 void bl_sequence_truncate(bl_session *s, uint32_t sequence, size_t n_past) {
     if (sequence < s->n_sequences)
         s->sequences[sequence].n_past = bl__min_size(n_past, s->sequences[sequence].n_past);

@@ -26,6 +26,25 @@ run -p "$prompt" -b 1 -q 2>"$work/log" | cmp -s - "$work/text" || fail "batches 
 [[ ! -s $work/log ]] || fail "--quiet said $(cat "$work/log")"
 run -p "$prompt" --seed 8 -q | cmp -s - "$work/text" && fail "another seed, the same text"
 
+# Guesses change no text, neither drawn nor greedy, whoever guesses.
+for guess in '--speculate lookup' "-md $model --draft-max 3" '--speculate off'; do
+    # shellcheck disable=SC2086  # words of their own
+    run -p "$prompt" $guess -q | cmp -s - "$work/text" || fail "$guess: another text"
+    # shellcheck disable=SC2086
+    run -p "$prompt" -n 90 --temp 0 $guess -q | cmp -s - <(run -p "$prompt" -n 90 --temp 0 -q) ||
+        fail "greedy, $guess: another text"
+done
+run -p "$prompt" -md "$model" --json -q >"$work/json"
+python3 - "$work/json" <<'END' || fail "speculation in --json"
+import json, sys
+found = json.load(open(sys.argv[1]))["speculation"]
+assert found["accepted"] <= found["drafted"] and found["batches"] + found["plain_tokens"] > 0, found
+END
+run -p "$prompt" --speculate lookup 2>&1 >/dev/null | grep -q '^speculation: ' || fail "no line of speculation"
+status=0
+run -p "$prompt" --speculate draft >/dev/null 2>"$work/log" || status=$?
+[[ $status -eq 2 ]] && grep -q 'the model is missing' "$work/log" || fail "draft without a model: $status"
+
 # Prompts by every way give the same text.
 printf '%s\n' "$prompt" >"$work/prompt"
 run -q -f "$work/prompt" | cmp -s - "$work/text" || fail "-f"
