@@ -17,7 +17,7 @@ enum { MAX_LIST = 32, NAME_BYTES = 48 };
 
 typedef struct bench_settings {
     option_list models;
-    const char *prompts, *generates, *streams, *depths, *threads, *numa, *cache_type;
+    const char *prompts, *generates, *streams, *depths, *threads, *numa, *cache_type, *head;
     int64_t batch, repeats;
     bool json, csv, quiet;
 } bench_settings;
@@ -44,6 +44,7 @@ static const option OPTIONS[] = {
     {0, "numa", NULL, OPTION_CHOICE, "HOW", BENCH(numa), 0, 0, NUMA_CHOICES, NUMA_HELP},
     {0, "cache-type", NULL, OPTION_CHOICE, "TYPE", BENCH(cache_type), 0, 0, CACHE_CHOICES,
      CACHE_HELP},
+    {0, "head", NULL, OPTION_CHOICE, "HOW", BENCH(head), 0, 0, HEAD_CHOICES, HEAD_HELP},
     {0, "json", NULL, OPTION_FLAG, NULL, BENCH(json), 0, 0, NULL, "print one JSON object"},
     {0, "csv", NULL, OPTION_FLAG, NULL, BENCH(csv), 0, 0, NULL, "print lines of CSV"},
     {'q', "quiet", NULL, OPTION_FLAG, NULL, BENCH(quiet), 0, 0, NULL, "show no progress"},
@@ -169,7 +170,7 @@ static void print_csv_head(void) {
          "streams,threads,batch,repetitions,tokens_per_second,tokens_per_second_min,tokens_per_"
          "second_max,"
          "bytes_per_token,int8_ops_per_token,share_of_bandwidth,share_of_int8_peak,read_bandwidth,"
-         "int8_peak");
+         "int8_peak,head_bytes_per_token,head_share_read");
 }
 
 /* A text in quotes, with those in it doubled and control characters left out. */
@@ -191,11 +192,13 @@ static void print_csv(const char *path, const bl_model_info *info, const char *n
     printf("%s,%llu,%llu,", info->weights, (unsigned long long)info->file_bytes,
            (unsigned long long)info->n_params);
     print_quoted(bl_cpu_name());
-    printf("%s,%s,%u,%u,%u,%u,%u,%u,%u,%.6g,%.6g,%.6g,%.9g,%.9g,%.6g,%.6g,%.6g,%.6g\n",
+    printf("%s,%s,%u,%u,%u,%u,%u,%u,%u,%.6g,%.6g,%.6g,%.9g,%.9g,%.6g,%.6g,%.6g,%.6g,%.9g,"
+           "%.6g\n",
            bl_kernel_level(), name, r->test.n_prompt, r->test.n_generate, r->test.depth,
            r->test.n_streams, r->test.n_threads, r->test.n_batch, r->test.n_repeats,
            r->tokens_per_second, r->slowest, r->fastest, r->bytes_per_token, r->int8_ops_per_token,
-           r->share_of_bandwidth, r->share_of_int8_peak, limits->read_bandwidth, limits->int8_peak);
+           r->share_of_bandwidth, r->share_of_int8_peak, limits->read_bandwidth, limits->int8_peak,
+           r->head_bytes_per_token, r->head_share_read);
     fflush(stdout);
 }
 
@@ -233,11 +236,13 @@ static bool add_json(bench *b, const char *path, const bl_model_info *info, cons
         "n_depth", (json_int_t)r->test.depth, "threads", (json_int_t)r->test.n_threads, "batch",
         (json_int_t)r->test.n_batch, "cache_type", cache_type_name(r->test.cache_type),
         "session_bytes", (json_int_t)r->session_bytes);
-    json_t *figures = json_pack(
-        "{s:f, s:f, s:f, s:o, s:f, s:f, s:f, s:f}", "tokens_per_second", r->tokens_per_second,
-        "tokens_per_second_min", r->slowest, "tokens_per_second_max", r->fastest, "samples",
-        samples, "bytes_per_token", r->bytes_per_token, "int8_ops_per_token", r->int8_ops_per_token,
-        "share_of_bandwidth", r->share_of_bandwidth, "share_of_int8_peak", r->share_of_int8_peak);
+    json_t *figures = json_pack("{s:f, s:f, s:f, s:o, s:f, s:f, s:f, s:f, s:f, s:f}",
+                                "tokens_per_second", r->tokens_per_second, "tokens_per_second_min",
+                                r->slowest, "tokens_per_second_max", r->fastest, "samples", samples,
+                                "bytes_per_token", r->bytes_per_token, "int8_ops_per_token",
+                                r->int8_ops_per_token, "share_of_bandwidth", r->share_of_bandwidth,
+                                "share_of_int8_peak", r->share_of_int8_peak, "head_bytes_per_token",
+                                r->head_bytes_per_token, "head_share_read", r->head_share_read);
     bool ok = row && figures && json_object_update(row, figures) == 0 &&
               json_array_append(b->results, row) == 0;
     json_decref(row);
@@ -303,7 +308,8 @@ static int run_model(bench *b, const char *path) {
                                         .n_batch = (uint32_t)b->settings->batch,
                                         .n_threads = b->limits[t].n_threads,
                                         .cache_type = cache_type_of(b->settings->cache_type),
-                                        .n_repeats = (uint32_t)b->settings->repeats};
+                                        .n_repeats = (uint32_t)b->settings->repeats,
+                                        .head = head_of(b->settings->head)};
             status = run_tests(b, path, model, test, &b->limits[t]);
         }
     bl_model_close(model);

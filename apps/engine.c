@@ -29,6 +29,7 @@ const option MODEL_OPTIONS[N_MODEL_OPTIONS] = {
     {0, "numa", NULL, OPTION_CHOICE, "HOW", MODEL(numa), 0, 0, NUMA_CHOICES, NUMA_HELP},
     {0, "cache-type", NULL, OPTION_CHOICE, "TYPE", MODEL(cache_type), 0, 0, CACHE_CHOICES,
      CACHE_HELP},
+    {0, "head", NULL, OPTION_CHOICE, "HOW", MODEL(head), 0, 0, HEAD_CHOICES, HEAD_HELP},
 };
 
 const option SAMPLING_OPTIONS[N_SAMPLING_OPTIONS] = {
@@ -198,6 +199,12 @@ static bl_status create_sampler(engine *e, const sampling_settings *s, bl_error 
     return bl_sampler_create(&params, bl_model_get_info(e->model)->vocab, &e->sampler, err);
 }
 
+bl_head head_of(const char *choice) {
+    if (!choice || strcmp(choice, "auto") == 0)
+        return BL_HEAD_AUTO;
+    return strcmp(choice, "full") == 0 ? BL_HEAD_FULL : BL_HEAD_SCREENED;
+}
+
 bool place_memory(const command *cmd, const char *numa) {
     bl_error err;
     if (!numa || strcmp(numa, "interleave") != 0 || bl_numa_interleave(NULL, &err) == BL_OK)
@@ -244,7 +251,9 @@ int engine_open(engine *e, const command *cmd, const model_settings *model,
     bl_session_params session = {.n_ctx = (uint32_t)model->ctx,
                                  .n_batch = (uint32_t)model->batch,
                                  .n_threads = e->n_threads,
-                                 .cache_type = cache_type_of(model->cache_type)};
+                                 .cache_type = cache_type_of(model->cache_type),
+
+                                 .head = head_of(model->head)};
     if (bl_model_open(e->path, &(bl_model_params){e->n_threads}, &e->model, &err) != BL_OK ||
         bl_tokenizer_open(e->path, &e->tokenizer, &err) != BL_OK ||
         bl_session_create(e->model, &session, &e->session, &err) != BL_OK ||

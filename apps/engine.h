@@ -11,7 +11,7 @@
 #include "options.h"
 
 typedef struct model_settings {
-    const char *model, *numa, *cache_type;
+    const char *model, *numa, *cache_type, *head;
     int64_t threads, ctx, batch;
 } model_settings;
 
@@ -22,7 +22,7 @@ typedef struct sampling_settings {
     bool ignore_eos, context_shift, special;
 } sampling_settings;
 
-enum { N_MODEL_OPTIONS = 6, N_SAMPLING_OPTIONS = 15 };
+enum { N_MODEL_OPTIONS = 7, N_SAMPLING_OPTIONS = 15 };
 extern const option MODEL_OPTIONS[N_MODEL_OPTIONS];
 extern const option SAMPLING_OPTIONS[N_SAMPLING_OPTIONS];
 
@@ -67,6 +67,13 @@ char *find_model(const command *cmd, const char *option_value);
  * model would append is left out, since the text is to be continued. */
 bl_status encode_prompt(const bl_tokenizer *tokenizer, const char *text, size_t len, bool add_bos,
                         bl_token **ids, size_t *n_ids, bl_error *err);
+
+/* The value of --head. */
+bl_head head_of(const char *choice);
+#define HEAD_CHOICES "auto full screened"
+#define HEAD_HELP                                                                                  \
+    "rows of the output head that are read: all (full), or those that an 8-bit copy does not "     \
+    "rule out (screened), for the same text; auto screens large heads (default)"
 
 /* Does what --numa asks for, before anything is opened; complains and returns false on failure. */
 bool place_memory(const command *cmd, const char *numa);

@@ -49,6 +49,8 @@ typedef struct bl_bench_test {
     bl_cache_type cache_type;
     uint32_t
         n_repeats; /* 1 to BL_BENCH_MAX_REPEATS; a batch or a token that is not timed goes first */
+    bl_head head;  /* how single tokens get their best 40 logits, which is what samplers ask for by
+                      default. Its copy is made before the clock starts. */
 } bl_bench_test;
 
 typedef struct bl_bench_result {
@@ -59,6 +61,8 @@ typedef struct bl_bench_result {
     double bytes_per_token;               /* mean over the test's tokens; weights once a batch */
     double int8_ops_per_token;            /* multiplications and additions */
     double share_of_bandwidth, share_of_int8_peak; /* 0 without limits */
+    double head_bytes_per_token; /* of these, of the output head and its copy: as counted */
+    double head_share_read;      /* of the head's rows; 1 = all of them */
     uint64_t session_bytes;
 } bl_bench_result;
 

@@ -8,6 +8,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "bitloom/model.h"
 #include "bitloom/status.h"
 #include "bitloom/tokenizer.h"
 
@@ -41,6 +42,9 @@ void bl_sampler_free(bl_sampler *sampler);
 /* Draws from logits: float[vocab], left untouched. NaN and -infinity are never chosen; -1 when
  * there is nothing else. */
 bl_token bl_sampler_sample(bl_sampler *sampler, const float *logits);
+/* Which logits can decide the next draw: with only those of bl_session_best_logits() within this
+ * reach, bl_sampler_sample() draws the same token as with all of them. */
+bl_reach bl_sampler_reach(const bl_sampler *sampler);
 /* Tells the sampler that a token (of the prompt or the answer) was taken, for the penalties. */
 void bl_sampler_accept(bl_sampler *sampler, bl_token token);
 /* Forgets the history and starts the random numbers anew from the seed. */

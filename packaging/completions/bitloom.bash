@@ -3,7 +3,7 @@
 _bitloom() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
     local commands="run chat convert inspect tokenize data tokenizer train plot bench perplexity compare dummy info help"
-    local model="-m --model -t --threads -c --ctx-size -b --batch-size --numa --cache-type"
+    local model="-m --model -t --threads -c --ctx-size -b --batch-size --numa --cache-type --head"
     local sampling="-n --n-predict --predict -s --seed --temp -temp --top-k --top-p --min-p
         --repeat-penalty --frequency-penalty --presence-penalty --repeat-last-n -r --stop
         --reverse-prompt --ignore-eos --special --context-shift --keep"
@@ -69,7 +69,7 @@ _bitloom() {
             options+=" -q --quiet" ;;
         bench)
             options+=" -m --model -p --n-prompt -n --n-gen -S --streams -d --n-depth -t --threads"
-            options+=" -b --batch-size -r --repetitions --numa --cache-type --json --csv -q --quiet" ;;
+            options+=" -b --batch-size -r --repetitions --numa --cache-type --head --json --csv -q --quiet" ;;
         perplexity)
             options+=" -m --model -f --file -c --ctx-size --protocol --bos --windows --chunks"
             options+=" -t --threads --numa --cache-type --json -q --quiet" ;;

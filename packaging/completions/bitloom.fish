@@ -26,6 +26,7 @@ complete -c bitloom -n '__fish_seen_subcommand_from run chat convert data train 
 complete -c bitloom -n '__fish_seen_subcommand_from run chat perplexity compare info' -s c -l ctx-size -x -d 'context in tokens'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat bench perplexity' -l numa -x -a 'none interleave' -d 'spread over memory nodes'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat bench perplexity' -l cache-type -x -a 'f16 f32 i8 i4' -d 'how keys and values are kept'
+complete -c bitloom -n '__fish_seen_subcommand_from run chat bench' -l head -x -a 'auto full screened' -d 'how the output head is read'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat bench' -s b -l batch-size -x -d 'prompt tokens evaluated together'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat' -s n -l n-predict -x -d 'tokens to generate at most'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l predict -x -d 'tokens to generate at most'

@@ -96,7 +96,8 @@ static size_t n_ahead(const generation *g) {
 static const float *next_logits(const generation *g) {
     const float *guessed =
         g->params->speculator ? bl__speculator_logits(g->params->speculator) : NULL;
-    return guessed ? guessed : bl_session_logits(g->session);
+    const bl_reach reach = bl_sampler_reach(g->sampler);
+    return guessed ? guessed : bl_session_best_logits(g->session, &reach);
 }
 
 /* Appends a token that was drawn to what the session holds. */

@@ -213,6 +213,28 @@ static size_t collect(bl_sampler *sampler, const float *logits) {
     return n;
 }
 
+/* Puts candidates in the order of their ids, so that a draw among them does not depend on the
+ * tokens that were left out. */
+static void sort_by_id(candidate *c, size_t n) {
+    for (size_t end = n, start = n / 2; end > 1;) {
+        candidate moved;
+        if (start > 0) {
+            moved = c[--start]; /* the heap, the highest id on top, grows */
+        } else {
+            moved = c[--end];
+            c[end] = c[0];
+        }
+        size_t i = start;
+        for (size_t child; (child = 2 * i + 1) < end; i = child) {
+            child += child + 1 < end && c[child + 1].id > c[child].id;
+            if (c[child].id <= moved.id)
+                break;
+            c[i] = c[child];
+        }
+        c[i] = moved;
+    }
+}
+
 /* exp(x) for x <= 0, good to about 1e-15: 2^k times a Taylor series of |r| <= ln(2) / 2. */
 static double exp_fixed(double x) {
     static const double inverse_factorials[] = {1.0 / 6227020800,
@@ -300,6 +322,29 @@ static bl_token draw(const candidate *c, size_t n, double point) {
     return c[last].id;
 }
 
+/* Whether penalties only ever lower a logit. */
+static bool penalties_lower(const bl_sampler_params *p) {
+    return p->repeat_penalty >= 1 && p->frequency_penalty >= 0 && p->presence_penalty >= 0;
+}
+
+bl_reach bl_sampler_reach(const bl_sampler *sampler) {
+    const bl_sampler_params *p = &sampler->params;
+    const bl_reach all = {.n_best = 0};
+    size_t n_lowered = sampler->counts ? sampler->window_len : 0;
+    if (sampler->counts && !penalties_lower(p))
+        return all;
+    /* At most n_lowered of the highest logits fall behind others. */
+    if (p->temperature == 0)
+        return (bl_reach){.n_best = 1 + n_lowered};
+    if (sampler->n_kept < sampler->vocab)
+        return (bl_reach){.n_best = sampler->n_kept + n_lowered};
+    /* top-p needs the sum of all weights, and a draw from all tokens all of them; min-p alone cuts
+     * where exp(logit - best) falls below it, but for rounding. */
+    if (p->top_p < 1 || p->min_p <= 0 || n_lowered > 0)
+        return all;
+    return (bl_reach){.n_best = 1, .margin = (float)(1e-3 - log((double)p->min_p))};
+}
+
 bl_token bl_sampler_sample(bl_sampler *sampler, const float *logits) {
     const bl_sampler_params *p = &sampler->params;
     if (p->temperature == 0)
@@ -308,6 +353,8 @@ bl_token bl_sampler_sample(bl_sampler *sampler, const float *logits) {
     if (n == 0)
         return -1;
     candidate *c = sampler->candidates;
+    if (sampler->n_kept < sampler->vocab)
+        sort_by_id(c, n);
     float best = c[0].logit;
     for (size_t i = 1; i < n; i++)
         best = c[i].logit > best ? c[i].logit : best;

@@ -202,7 +202,10 @@ static bl_status evaluate(bl_speculator *s, bl_session *session, bl_token token,
     size_t n = is_time_to_guess(s) ? guess(s, session, n_most) : 0;
     if (n == 0) {
         start = seconds_now(); /* that there is nothing to guess costs next to nothing */
+        static const bl_reach usual = {.n_best = 40}; /* of samplers: logits are part of the cost */
         bl_status status = bl_session_eval(session, &token, 1, NULL, err);
+        if (!status)
+            bl_session_best_logits(session, &usual);
         count_plain(s, seconds_now() - start);
         return status;
     }

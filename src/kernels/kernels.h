@@ -31,6 +31,24 @@ typedef struct bl__q8 {
     int32_t *sum;  /* int32[n_tokens]: sum of q */
 } bl__q8;
 
+/* The low-bit copy of an output head (model/screen.h) lies in tiles of 16 rows: float scale[16],
+ * error[16], norm[16], then for every 4 columns 64 bytes, [16 rows][4 columns], of codes q + 128.
+ * Columns that do not exist have any code; their digits are 0. */
+enum { BL_SCREEN_ROWS = 16, BL_SCREEN_COLS = 4, BL_SCREEN_HEAD_BYTES = 192 };
+
+static inline size_t bl__screen_tile_bytes(size_t cols) {
+    return BL_SCREEN_HEAD_BYTES +
+           (cols + BL_SCREEN_COLS - 1) / BL_SCREEN_COLS * BL_SCREEN_COLS * BL_SCREEN_ROWS;
+}
+
+/* A token's activations in two digits, x ~ step * (128 * high + low), -64 <= high, low <= 64, and
+ * how each term of a row's bound counts. */
+typedef struct bl__screen_x {
+    const int8_t *digits; /* int8[ceil(cols / 4)][2][4]: high digits of 4 columns, then low ones */
+    int32_t high_sum, low_sum;
+    float step, of_scale, of_error, of_norm, of_any;
+} bl__screen_x;
+
 typedef struct bl__kernels {
     const char *level; /* "ref", "avx2", ... */
 
@@ -74,6 +92,14 @@ typedef struct bl__kernels {
     void (*dot_rows_bf16)(const uint16_t *w, size_t w_stride, size_t n_rows, size_t cols,
                           const float *x, size_t x_stride, size_t n_tokens, float *out,
                           size_t out_stride);
+
+    /* What 16 rows of each of n_tiles tiles can give at most:
+     *   high = sum_c q[r][c] * high[c], low = sum_c q[r][c] * low[c], exact for cols <= 65536
+     *   upper[r] = ((float)high * 128 + (float)low) * step * scale[r] +
+     *              (scale[r] * of_scale + error[r] * of_error + norm[r] * of_norm + of_any)
+     * each operation rounded, from left to right. tiles is 64-byte aligned. */
+    void (*screen_rows)(const uint8_t *tiles, size_t cols, size_t n_tiles, const bl__screen_x *x,
+                        float *upper);
 
     /* out[c] = p[0] * v[c], then fused out[c] += p[r] * v[r * v_stride + c] for r = 1, 2, ...; zero
      * rows give zeros. */

@@ -31,10 +31,11 @@ static bl_status check_test(const bl_bench_test *t, bl_error *err) {
 typedef struct course {
     const bl_bench_test *test;
     bl_session *session;
-    bl_token *tokens;     /* of the prompt, or of each stream in another order */
-    size_t n_tokens;      /* of the longest */
-    bl_batch_item *items; /* bl_batch_item[n_streams] */
-    float *logits;        /* float[n_streams][vocab] */
+    bl_token *tokens;       /* of the prompt, or of each stream in another order */
+    size_t n_tokens;        /* of the longest */
+    bl_batch_item *items;   /* bl_batch_item[n_streams] */
+    float *logits;          /* float[n_streams][vocab] */
+    bl__head_counts before; /* when the clock started */
 } course;
 
 /* The next token of every stream. */
@@ -44,14 +45,24 @@ static bl_status step_streams(course *c, uint32_t step, bl_error *err) {
     return bl_session_eval_batch(c->session, c->items, c->test->n_streams, c->logits, err);
 }
 
+/* The next token of the only text, and the logits that a sampler wants to see. */
+static bl_status step_text(course *c, uint32_t step, bl_error *err) {
+    static const bl_reach reach = {.n_best = 40};
+    bl_status status = bl_session_eval(c->session, &c->tokens[step], 1, NULL, err);
+    if (!status)
+        bl_session_best_logits(c->session, &reach);
+    return status;
+}
+
 /* Evaluates n tokens as the test says: together, or one after the other. */
 static bl_status evaluate(course *c, uint32_t n, bl_error *err) {
-    if (c->test->n_prompt)
-        return bl_session_eval(c->session, c->tokens, n, NULL, err);
     bl_status status = BL_OK;
-    for (uint32_t i = 0; i < n && !status; i++)
-        status = c->test->n_streams > 1 ? step_streams(c, i, err)
-                                        : bl_session_eval(c->session, &c->tokens[i], 1, NULL, err);
+    if (c->test->n_prompt) {
+        status = bl_session_eval(c->session, c->tokens, n, NULL, err);
+        bl_session_logits(c->session);
+    }
+    for (uint32_t i = 0; !c->test->n_prompt && i < n && !status; i++)
+        status = c->test->n_streams > 1 ? step_streams(c, i, err) : step_text(c, i, err);
     return status;
 }
 
@@ -76,8 +87,13 @@ static bl_status repeat(course *c, bl_bench_progress progress, void *user, bl_be
     const bl_bench_test *test = c->test;
     uint32_t n = test->n_prompt ? test->n_prompt : test->n_generate;
     uint32_t n_warm = !test->n_prompt ? 1 : n < test->n_batch ? n : test->n_batch;
-    bl_status status = evaluate(c, n_warm, err);
-    rewind_streams(c);
+    uint32_t n_rounds = test->n_prompt ? 0 : bl__session_copy_steps(c->session);
+    bl_status status = BL_OK;
+    for (uint32_t i = 0; i <= n_rounds && !status; i++) {
+        status = evaluate(c, n_warm, err);
+        rewind_streams(c);
+    }
+    c->before = bl__session_head_counts(c->session);
     for (uint32_t i = 0; i < test->n_repeats && !status; i++) {
         if (progress && !progress(user, i))
             return bl__fail(err, BL_ERR_CANCELLED, "benchmark cancelled");
@@ -88,6 +104,25 @@ static bl_status repeat(course *c, bl_bench_progress progress, void *user, bl_be
         rewind_streams(c);
     }
     return status;
+}
+
+/* What was read of the head, in place of all of it, where that was counted. */
+static void count_head(const course *c, const bl_model *model, bl__work *work,
+                       bl_bench_result *result) {
+    bl__head_counts now = bl__session_head_counts(c->session);
+    double n_tokens = (double)(now.n_tokens - c->before.n_tokens);
+    result->head_share_read = 1;
+    if (n_tokens > 0) {
+        double rows = (double)(now.rows - c->before.rows) / n_tokens;
+        double copy = (double)(now.copy_bytes - c->before.copy_bytes) / n_tokens;
+        uint32_t vocab = bl_model_get_info(model)->vocab;
+        double row_bytes = bl__session_head_row_bytes(c->session);
+        result->head_share_read = rows / vocab;
+        work->head_bytes -= (uint64_t)(row_bytes * vocab);
+        work->head_bytes += (uint64_t)(copy + rows * row_bytes);
+    }
+    result->head_bytes_per_token =
+        (double)work->head_bytes / (c->test->n_prompt ? c->test->n_prompt : c->test->n_streams);
 }
 
 /* Makes up the tokens and opens the session; what is there is left for close_course(). */
@@ -110,7 +145,8 @@ static bl_status open_course(course *c, const bl_model *model, bl_error *err) {
                                                                                  : test->n_streams,
                                       .n_threads = test->n_threads,
                                       .cache_type = test->cache_type,
-                                      .n_sequences = test->n_streams};
+                                      .n_sequences = test->n_streams,
+                                      .head = test->head};
     return bl_session_create(model, &params, &c->session, err);
 }
 
@@ -143,6 +179,7 @@ bl_status bl_bench_run(const bl_model *model, const bl_bench_test *test,
     if (!status) {
         bl__work work = bl__session_work(c.session);
         result.session_bytes = bl_session_bytes(c.session);
+        count_head(&c, model, &work, &result);
         bl__bench_spread(&result);
         bl__bench_shares(&result, &work, limits);
         *out = result;

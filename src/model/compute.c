@@ -136,6 +136,17 @@ static void dense_rows(const group *g, const bl__linear *linear, size_t part, fl
     }
 }
 
+void bl__compute_dots(const bl__compute *compute, const bl__linear *linear, size_t first, size_t n,
+                      const float *x, size_t part, float *out) {
+    float *scratch = compute->rows + part * compute->rows_stride;
+    for (size_t done = 0, some; done < n; done += some) {
+        some = bl__min_size(BLOCK_ROWS, n - done);
+        multiply_rows(compute, linear, first + done, some, x, linear->cols, 1, out + done, scratch);
+    }
+    for (size_t r = 0; linear->scale != 1.0f && r < n; r++)
+        out[r] *= linear->scale;
+}
+
 static size_t units_of(const bl__linear *linear) {
     return (linear->rows + UNIT_ROWS - 1) / UNIT_ROWS;
 }

@@ -42,6 +42,12 @@ void bl__compute_products(bl__compute *compute, const bl__product *products, siz
 void bl__compute_sum(bl__compute *compute, const bl__linear *parts, size_t n_groups, float norm_eps,
                      const float *x, size_t n_tokens, float *out);
 
+/* out[n] = rows first ... first + n - 1 of a linear without int8 activations, times x[cols]: the
+ * bits of bl__compute_products(). One thread's work: `part` < max_parts says whose scratch is free.
+ */
+void bl__compute_dots(const bl__compute *compute, const bl__linear *linear, size_t first, size_t n,
+                      const float *x, size_t part, float *out);
+
 /* out[dim] = row `row` of a table. */
 void bl__compute_row(const bl__compute *compute, const bl__linear *table, size_t row, float *out);
 

@@ -29,6 +29,7 @@ static bl_status describe(bl_model *model, bl_error *err) {
         .vocab = h->vocab,
         .context_length = h->context_length,
         .n_groups = h->n_groups,
+        .screen_bytes = model->screen ? model->screen->bytes : 0,
     };
     for (size_t i = 0; i < model->gguf->n_tensors; i++)
         model->info.n_params +=
@@ -85,6 +86,7 @@ void bl_model_close(bl_model *model) {
     if (!model)
         return;
     bl__weights_free(model);
+    bl__screen_free(model->screen);
     bl__gguf_free(model->gguf);
     bl__filemap_close(&model->map);
     bl__free(model->name);

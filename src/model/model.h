@@ -8,6 +8,7 @@
 #include "bitloom/model.h"
 #include "formats/gguf.h"
 #include "kernels/kernels.h"
+#include "model/screen.h"
 #include "quant/quant.h"
 
 typedef enum bl__activation { BL_ACTIVATION_SILU, BL_ACTIVATION_RELU2 } bl__activation;
@@ -64,6 +65,7 @@ struct bl_model {
     const float *output_norm;
     const float *rope_divisors; /* float[n_rot / 2]: each frequency is divided by it; or NULL */
     bl__layer *layers;
+    bl__screen *screen; /* of the head, shared by all sessions; NULL: it has none */
 };
 
 /* Opens a model from the bytes of a GGUF file, which are borrowed. pool may be NULL. */

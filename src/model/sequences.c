@@ -34,9 +34,10 @@ static void add_span(bl_session *s, size_t sequence, size_t first, size_t n) {
 }
 
 /* Appends tokens that are known to fit. all_logits: float[n_tokens][vocab] or NULL; last_logits:
- * float[vocab] or NULL. tokens may be those of the sequence itself, further on. */
+ * float[vocab] or NULL; to_head: the session's head is to have the last ones. tokens may be those
+ * of the sequence itself, further on. */
 static void append(bl_session *s, size_t sequence, const bl_token *tokens, size_t n_tokens,
-                   float *all_logits, float *last_logits) {
+                   float *all_logits, float *last_logits, bool to_head) {
     size_t vocab = s->model->hparams.vocab;
     for (size_t at = 0, n; at < n_tokens; at += n) {
         n = bl__min_size(s->n_batch, n_tokens - at);
@@ -51,11 +52,11 @@ static void append(bl_session *s, size_t sequence, const bl_token *tokens, size_
             bl__session_forward(s, n, n, all_logits + at * vocab);
         } else {
             s->wanted[0] = (uint32_t)(n - 1);
-            bl__session_forward(s, n, last && last_logits, last_logits);
+            bl__session_forward(s, n, last && (last_logits || to_head), last_logits);
         }
     }
-    if (all_logits && last_logits)
-        memcpy(last_logits, all_logits + (n_tokens - 1) * vocab, vocab * sizeof(float));
+    if (all_logits && to_head)
+        bl__head_put(&s->head, all_logits + (n_tokens - 1) * vocab);
 }
 
 bl_status bl_session_eval(bl_session *s, const bl_token *tokens, size_t n_tokens, float *all_logits,
@@ -66,7 +67,7 @@ bl_status bl_session_eval(bl_session *s, const bl_token *tokens, size_t n_tokens
     for (size_t t = 0; t < n_tokens && !status; t++)
         status = check_token(s, tokens[t], err);
     if (!status)
-        append(s, 0, tokens, n_tokens, all_logits, s->logits);
+        append(s, 0, tokens, n_tokens, all_logits, NULL, true);
     return status;
 }
 
@@ -134,8 +135,11 @@ bl_status bl_session_eval_batch(bl_session *s, const bl_batch_item *items, size_
     return BL_OK;
 }
 
-const float *bl_session_logits(const bl_session *s) {
-    return s->logits;
+const float *bl_session_logits(bl_session *s) {
+    return bl__head_all(&s->head, &s->compute);
+}
+const float *bl_session_best_logits(bl_session *s, const bl_reach *reach) {
+    return bl__head_best(&s->head, &s->compute, reach->n_best, reach->margin);
 }
 size_t bl_session_n_past(const bl_session *s) {
     return s->sequences[0].n_past;
@@ -183,8 +187,8 @@ bl_status bl_sequence_copy(bl_session *s, uint32_t from, uint32_t to, size_t n_t
     return BL_OK;
 }
 
-bl_status bl_sequence_shift(bl_session *s, uint32_t sequence, size_t n_keep, size_t n_drop,
-                            float *logits, bl_error *err) {
+static bl_status shift(bl_session *s, uint32_t sequence, size_t n_keep, size_t n_drop,
+                       float *logits, bool to_head, bl_error *err) {
     if (sequence >= s->n_sequences)
         return bl__fail(err, BL_ERR_ARGUMENT, "sequence %u, expected 0 to %zu", sequence,
                         s->n_sequences - 1);
@@ -197,10 +201,16 @@ bl_status bl_sequence_shift(bl_session *s, uint32_t sequence, size_t n_keep, siz
         return BL_OK;
     *n_past = n_keep;
     /* The rest moves down as it is appended, behind where it is read. */
-    append(s, sequence, s->tokens + sequence * s->n_ctx + n_keep + n_drop, n_rest, NULL, logits);
+    append(s, sequence, s->tokens + sequence * s->n_ctx + n_keep + n_drop, n_rest, NULL, logits,
+           to_head);
     return BL_OK;
 }
 
+bl_status bl_sequence_shift(bl_session *s, uint32_t sequence, size_t n_keep, size_t n_drop,
+                            float *logits, bl_error *err) {
+    return shift(s, sequence, n_keep, n_drop, logits, false, err);
+}
+
 bl_status bl_session_shift(bl_session *s, size_t n_keep, size_t n_drop, bl_error *err) {
-    return bl_sequence_shift(s, 0, n_keep, n_drop, s->logits, err);
+    return shift(s, 0, n_keep, n_drop, NULL, true, err);
 }

@@ -14,7 +14,12 @@
 #include "cpu/cpu.h"
 #include "model/work.h"
 
-enum { DEFAULT_MAX_CTX = 4096, DEFAULT_BATCH = 256, MAX_BATCH = 65536 };
+enum {
+    DEFAULT_MAX_CTX = 4096,
+    DEFAULT_BATCH = 256,
+    MAX_BATCH = 65536,
+    MIN_SCREENED_WEIGHTS = 8 << 20 /* smaller heads stay in the caches */
+};
 
 /* Lays all memory of a session out on an arena, measuring or real. */
 static void lay_out(bl_session *s, bl__arena *arena) {
@@ -36,8 +41,8 @@ static void lay_out(bl_session *s, bl__arena *arena) {
     s->gate = bl__arena_alloc(arena, n * h->ffn_dim, sizeof(float));
     s->up = bl__arena_alloc(arena, n * h->ffn_dim, sizeof(float));
     s->delta = bl__arena_alloc(arena, n * h->dim, sizeof(float));
-    s->logits = bl__arena_alloc(arena, h->vocab, sizeof(float));
     bl__compute_layout(&s->compute, s->model, n, arena);
+    bl__head_layout(&s->head, &s->compute, arena);
     bl__attention_layout(&s->attention, s->n_ctx, arena);
     for (size_t i = 0; i < s->n_sequences; i++)
         bl__cache_layout(&s->sequences[i].cache, h, s->cache_type, s->n_ctx, arena);
@@ -53,6 +58,22 @@ static bl_status allocate(bl_session *s, bl_error *err) {
     if (!status)
         lay_out(s, &s->arena);
     return status;
+}
+
+/* The copy of the head, where it is wanted and can be had. */
+static bl_status choose_head(bl_session *s, bl_head head, bl_error *err) {
+    const bl__linear *linear = s->head.linear;
+    bool pays = linear->rows * linear->cols >= MIN_SCREENED_WEIGHTS;
+    if (head > BL_HEAD_SCREENED)
+        return bl__fail(err, BL_ERR_ARGUMENT, "head %d, expected 0 to %d", (int)head,
+                        BL_HEAD_SCREENED);
+    if (!s->model->screen || head == BL_HEAD_FULL || (head == BL_HEAD_AUTO && !pays))
+        return BL_OK;
+    if (!bl__screen_reserve(s->model->screen))
+        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate %zu bytes for a copy of the head",
+                        s->model->screen->bytes);
+    s->head.screen = s->model->screen;
+    return BL_OK;
 }
 
 bl_status bl_session_create(const bl_model *model, const bl_session_params *params,
@@ -92,7 +113,8 @@ bl_status bl_session_create(const bl_model *model, const bl_session_params *para
         bl__pool_create(p.n_threads ? p.n_threads : bl__cpu_physical_cores(), false, &s->pool, err);
     s->compute = (bl__compute){.kernels = s->kernels, .pool = s->pool};
     s->attention = (bl__attention){.kernels = s->kernels, .pool = s->pool, .h = &model->hparams};
-    if (status || (status = allocate(s, err))) {
+    s->head = (bl__head){.linear = &model->head, .has = BL_HEAD_ALL};
+    if (status || (status = choose_head(s, p.head, err)) || (status = allocate(s, err))) {
         bl_session_free(s);
         return status;
     }
@@ -217,6 +239,10 @@ void bl__session_forward(bl_session *s, size_t n_tokens, size_t n_wanted, float 
         return;
     batch b = {s, n_wanted, dim, 1, m->output_norm, s->x, s->normed, s->wanted};
     bl__pool_run(s->pool, norm_part, &b, bl__min_size(n_wanted, s->compute.max_parts));
+    if (!logits) {
+        bl__head_take(&s->head, s->normed);
+        return;
+    }
     const bl__product head = {&m->head, logits};
     products(s, &head, 1, s->normed, n_wanted);
 }
@@ -225,4 +251,18 @@ bl__work bl__session_work(const bl_session *s) {
     bl__work work = bl__model_work(s->model);
     work.position_bytes = bl__cache_position_bytes(&s->sequences[0].cache);
     return work;
+}
+
+bl__head_counts bl__session_head_counts(const bl_session *s) {
+    return s->head.counts;
+}
+
+double bl__session_head_row_bytes(const bl_session *s) {
+    const bl__hparams *h = &s->model->hparams;
+    double bytes = (double)bl__model_work(s->model).head_bytes;
+    return (bytes - (double)h->dim * sizeof(float)) / h->vocab;
+}
+
+uint32_t bl__session_copy_steps(const bl_session *s) {
+    return s->head.screen ? BL_HEAD_MAKING_STEPS : 0;
 }

@@ -4,6 +4,7 @@
 
 #include "model/attention.h"
 #include "model/compute.h"
+#include "model/head.h"
 
 /* One of the texts that a session holds. */
 typedef struct bl__sequence {
@@ -36,11 +37,12 @@ struct bl_session {
     float *attended;  /* float[n_batch][n_heads * head_dim] */
     float *gate, *up; /* float[n_batch][ffn_dim] */
     float *delta;     /* float[n_batch][dim]: what a block adds to x */
-    float *logits;    /* float[vocab]: of sequence 0, for bl_session_logits() */
+    bl__head head;    /* logits of sequence 0 */
 };
 
 /* Evaluates row_tokens[n_tokens], n_tokens <= n_batch, which spans[n_spans] cover in order, and
- * writes logits: float[n_wanted][vocab] of rows wanted[n_wanted]. Texts stay as they are. */
+ * writes logits: float[n_wanted][vocab] of rows wanted[n_wanted]; NULL leaves the one row that is
+ * wanted to the session's head. Texts stay as they are. */
 void bl__session_forward(bl_session *session, size_t n_tokens, size_t n_wanted, float *logits);
 
 #endif

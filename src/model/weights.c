@@ -246,6 +246,11 @@ bl_status bl__weights_load(bl_model *model, bl__pool *pool, bl_error *err) {
         (status = load_vector(model, "rope_freqs.weight", h->n_rot / 2, false,
                               &model->rope_divisors, err)))
         return status;
+    if (model->head.cols <= BL_SCREEN_MAX_COLS) {
+        model->screen = bl__screen_create(model->head.rows, model->head.cols);
+        if (!model->screen)
+            return bl__fail(err, BL_ERR_MEMORY, "cannot allocate the head's description");
+    }
     model->layers = bl__calloc(h->n_layers, sizeof *model->layers);
     if (!model->layers)
         return bl__fail(err, BL_ERR_MEMORY, "cannot allocate %u layers", h->n_layers);

@@ -18,6 +18,19 @@ typedef struct bl__work {
 /* Of a session as it was created. */
 bl__work bl__session_work(const bl_session *session);
 
+/* How the output head was read so far, by bl_session_best_logits(). */
+typedef struct bl__head_counts {
+    uint64_t n_tokens;   /* whose logits were asked for */
+    uint64_t copy_bytes; /* of the low-bit copy */
+    uint64_t rows;       /* of the head itself */
+    uint64_t n_whole;    /* tokens for which all rows were read */
+} bl__head_counts;
+bl__head_counts bl__session_head_counts(const bl_session *session);
+/* Bytes of a row of the head, on average. */
+double bl__session_head_row_bytes(const bl_session *session);
+/* Whether the session has a copy of the head, made or to be made, and how many tokens make it. */
+uint32_t bl__session_copy_steps(const bl_session *session);
+
 /* Private to model/: all but position_bytes, which depends on the session's cache. */
 bl__work bl__model_work(const bl_model *model);
 

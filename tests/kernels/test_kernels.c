@@ -279,6 +279,48 @@ static void check_half_dots(const bl__kernels *k) {
         }
 }
 
+/* mode 0: any codes and digits; 1: the largest of one sign; 2: codes 0 with digits -64; 3: rows
+ * whose scale, error and norm are infinite. */
+static void check_screen(const bl__kernels *k) {
+    enum { MAX_TILES = 3, MAX_COLS = 2567 };
+    for (size_t i = 0; i < 80; i++)
+        for (int mode = 0; mode < 4; mode++) {
+            size_t cols = i < 70 ? i + 1 : MAX_COLS - i, n_tiles = 1 + i % MAX_TILES;
+            size_t groups = (cols + 3) / 4, bytes = n_tiles * bl__screen_tile_bytes(cols);
+            guarded tiles = guarded_alloc(bytes, true), digits = guarded_alloc(groups * 8, true);
+            guarded upper = guarded_alloc(n_tiles * 16 * sizeof(float), true);
+            float want[MAX_TILES * 16];
+            bl__screen_x x = {.digits = (const int8_t *)digits.data, .step = 0.013f};
+            for (size_t b = 0; b < bytes; b++)
+                tiles.data[b] = mode == 1   ? 255
+                                : mode == 2 ? 0
+                                            : (uint8_t)bl__random_below(&rng, 256);
+            for (size_t t = 0; t < n_tiles; t++) {
+                float *head = (float *)(void *)(tiles.data + t * bl__screen_tile_bytes(cols));
+                fill_floats(head, 48, 0);
+                for (size_t r = 0; mode == 3 && r < 48; r += 5)
+                    head[r] = INFINITY;
+            }
+            for (size_t d = 0; d < groups * 8; d++) {
+                int digit = mode == 1   ? 64
+                            : mode == 2 ? -64
+                                        : (int)bl__random_below(&rng, 129) - 64;
+                digits.data[d] = (uint8_t)digit;
+                *(d % 8 < 4 ? &x.high_sum : &x.low_sum) += digit;
+            }
+            fill_floats(&x.of_scale, 1, 0);
+            fill_floats(&x.of_error, 1, 0);
+            fill_floats(&x.of_norm, 1, 0);
+            fill_floats(&x.of_any, 1, 0);
+            ref.screen_rows(tiles.data, cols, n_tiles, &x, want);
+            k->screen_rows(tiles.data, cols, n_tiles, &x, (float *)(void *)upper.data);
+            assert_same_bits((float *)(void *)upper.data, want, n_tiles * 16, "screen_rows");
+            guarded_free(tiles);
+            guarded_free(digits);
+            guarded_free(upper);
+        }
+}
+
 static void check_weighted_sum(const bl__kernels *k) {
     for (size_t cols = 1; cols < 70; cols++)
         for (size_t rows = 0; rows < 9; rows += 1 + rows / 3) {
@@ -349,6 +391,10 @@ static void test_dots(void **state) {
 static void test_half_dots(void **state) {
     (void)state;
     for_each_level(check_half_dots);
+}
+static void test_screen(void **state) {
+    (void)state;
+    for_each_level(check_screen);
 }
 static void test_weighted_sum(void **state) {
     (void)state;
@@ -634,12 +680,35 @@ static void bench_halves(const bl__kernels *k) {
     free(out);
 }
 
+static void bench_screen(const bl__kernels *k) {
+    enum { ROWS = 65536, COLS = 2560 };
+    size_t bytes = ROWS / 16 * bl__screen_tile_bytes(COLS);
+    uint8_t *tiles = aligned_alloc(64, bytes);
+    int8_t *digits = calloc(COLS, 2);
+    float *upper = calloc(ROWS, sizeof *upper);
+    bl__screen_x x = {.digits = digits, .step = 1};
+    double best = 1e9;
+    memset(tiles, 1, bytes);
+    for (int i = 0; i < 7; i++) {
+        double start = seconds();
+        k->screen_rows(tiles, COLS, ROWS / 16, &x, upper);
+        double took = seconds() - start;
+        best = took < best ? took : best;
+    }
+    printf("%-12s screen_rows %dx%d: %8.1f us, %5.1f GB/s\n", k->level, ROWS, COLS, best * 1e6,
+           1e-9 * (double)bytes / best);
+    free(tiles);
+    free(digits);
+    free(upper);
+}
+
 int main(int argc, char **argv) {
     bl__random_seed(&rng, 42);
     bl__kernels_for("ref", &ref);
     if (argc > 1 && strcmp(argv[1], "--bench") == 0) {
         for_each_level(bench_ternary);
         for_each_level(bench_halves);
+        for_each_level(bench_screen);
         return 0;
     }
     printf("kernel levels: %s\n", bl_kernel_levels());
@@ -649,6 +718,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(test_half_dots), cmocka_unit_test(test_weighted_sum),
         cmocka_unit_test(test_unpack),    cmocka_unit_test(test_exp),
         cmocka_unit_test(test_softmax),   cmocka_unit_test(test_floats),
+        cmocka_unit_test(test_screen),
     };
     return cmocka_run_group_tests_name("kernels", tests, NULL, NULL);
 }

@@ -52,6 +52,11 @@ static const float *fake_logits(const bl_session *session) {
     return s->logits;
 }
 
+static const float *fake_best_logits(bl_session *session, const bl_reach *reach) {
+    assert_int_equal(reach->n_best, 1); /* these samplers are greedy */
+    return fake_logits(session);
+}
+
 static size_t fake_n_past(const bl_session *session) {
     return ((const fake_session *)(const void *)session)->n_past;
 }
@@ -133,19 +138,19 @@ static const char *fake_finish(bl_decoder *decoder, size_t *len) {
     return "?";
 }
 
-#define bl_session_eval     fake_eval
-#define bl_session_logits   fake_logits
-#define bl_session_n_past   fake_n_past
-#define bl_session_n_ctx    fake_n_ctx
-#define bl_session_truncate fake_truncate
-#define bl_session_shift    fake_shift
-#define bl_tokenizer_is_end fake_is_end
-#define bl_tokenizer_piece  fake_piece
-#define bl_decoder_create   fake_decoder_create
-#define bl_decoder_free     fake_decoder_free
-#define bl_decoder_push     fake_push
-#define bl_decoder_finish   fake_finish
-#define bl_generate         generate_over_fakes
+#define bl_session_eval        fake_eval
+#define bl_session_best_logits fake_best_logits
+#define bl_session_n_past      fake_n_past
+#define bl_session_n_ctx       fake_n_ctx
+#define bl_session_truncate    fake_truncate
+#define bl_session_shift       fake_shift
+#define bl_tokenizer_is_end    fake_is_end
+#define bl_tokenizer_piece     fake_piece
+#define bl_decoder_create      fake_decoder_create
+#define bl_decoder_free        fake_decoder_free
+#define bl_decoder_push        fake_push
+#define bl_decoder_finish      fake_finish
+#define bl_generate            generate_over_fakes
 bl_status generate_over_fakes(bl_session *, const bl_tokenizer *, bl_sampler *, const bl_token *,
                               size_t, const bl_generate_params *, bl_text_fn, void *,
                               bl_generate_result *, bl_error *);

@@ -1,4 +1,5 @@
-/* Owns the NEON kernels of the output head: products with rows of 16-bit floats. Same bits as
+/* Owns the NEON kernels of the output head: products with rows of 16-bit floats, and
+ * upper bounds by its low-bit copy. Same bits as
  * kernels/ref; see the contract in kernels.h. */
 #include <arm_neon.h>
 #include <math.h>
@@ -106,7 +107,49 @@ static void dot_rows_bf16(const uint16_t *w, size_t w_stride, size_t n_rows, siz
     dot_halves(HALF_BF16, w, w_stride, n_rows, cols, x, x_stride, n_tokens, out, out_stride);
 }
 
+/* upper[4] of the rows whose sums, scales, errors and norms these are. */
+static inline void write_upper(int32x4_t high, int32x4_t low, const uint8_t *head,
+                               const bl__screen_x *x, float *upper) {
+    float32x4_t scale = vreinterpretq_f32_u8(vld1q_u8(head));
+    float32x4_t error = vreinterpretq_f32_u8(vld1q_u8(head + 64));
+    float32x4_t norm = vreinterpretq_f32_u8(vld1q_u8(head + 128));
+    float32x4_t about = vmulq_n_f32(vcvtq_f32_s32(high), 128.0f);
+    about = vaddq_f32(about, vcvtq_f32_s32(low));
+    about = vmulq_f32(vmulq_n_f32(about, x->step), scale);
+    float32x4_t bound = vaddq_f32(vmulq_n_f32(scale, x->of_scale), vmulq_n_f32(error, x->of_error));
+    bound = vaddq_f32(bound, vmulq_n_f32(norm, x->of_norm));
+    bound = vaddq_f32(bound, vdupq_n_f32(x->of_any));
+    vst1q_f32(upper, vaddq_f32(about, bound));
+}
+
+/* Two rows of four columns are eight products, added in pairs: two sums a row. */
+static void screen_rows(const uint8_t *tiles, size_t cols, size_t n_tiles, const bl__screen_x *x,
+                        float *upper) {
+    size_t n_groups = (cols + BL_SCREEN_COLS - 1) / BL_SCREEN_COLS;
+    size_t stride = bl__screen_tile_bytes(cols);
+    for (size_t tile = 0; tile < n_tiles; tile++, tiles += stride, upper += BL_SCREEN_ROWS)
+        for (size_t part = 0; part < 4; part++) { /* four rows each */
+            const uint8_t *codes = tiles + BL_SCREEN_HEAD_BYTES + 16 * part;
+            const int8_t *digits = x->digits;
+            int32x4_t high[2], low[2];
+            high[0] = high[1] = low[0] = low[1] = vdupq_n_s32(0);
+            for (size_t g = 0; g < n_groups; g++, codes += 64, digits += 8) {
+                int8x16_t q = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(codes), vdupq_n_u8(128)));
+                int32x2_t both = vreinterpret_s32_s8(vld1_s8(digits));
+                int8x8_t of_high = vreinterpret_s8_s32(vdup_lane_s32(both, 0));
+                int8x8_t of_low = vreinterpret_s8_s32(vdup_lane_s32(both, 1));
+                high[0] = vpadalq_s16(high[0], vmull_s8(vget_low_s8(q), of_high));
+                high[1] = vpadalq_s16(high[1], vmull_s8(vget_high_s8(q), of_high));
+                low[0] = vpadalq_s16(low[0], vmull_s8(vget_low_s8(q), of_low));
+                low[1] = vpadalq_s16(low[1], vmull_s8(vget_high_s8(q), of_low));
+            }
+            write_upper(vpaddq_s32(high[0], high[1]), vpaddq_s32(low[0], low[1]), tiles + 16 * part,
+                        x, upper + 4 * part);
+        }
+}
+
 void bl__head_fill_neon(bl__kernels *table) {
     table->dot_rows_f16 = dot_rows_f16;
     table->dot_rows_bf16 = dot_rows_bf16;
+    table->screen_rows = screen_rows;
 }

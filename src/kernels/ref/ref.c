@@ -143,6 +143,28 @@ static void dot_rows_bf16(const uint16_t *w, size_t w_stride, size_t n_rows, siz
     dot_halves(true, w, w_stride, n_rows, cols, x, x_stride, n_tokens, out, out_stride);
 }
 
+static void screen_rows(const uint8_t *tiles, size_t cols, size_t n_tiles, const bl__screen_x *x,
+                        float *upper) {
+    size_t n_groups = (cols + BL_SCREEN_COLS - 1) / BL_SCREEN_COLS;
+    for (size_t i = 0; i < n_tiles * BL_SCREEN_ROWS; i++) {
+        const uint8_t *tile = tiles + i / BL_SCREEN_ROWS * bl__screen_tile_bytes(cols);
+        size_t r = i % BL_SCREEN_ROWS;
+        const uint8_t *codes = tile + BL_SCREEN_HEAD_BYTES + BL_SCREEN_COLS * r;
+        float scale = bl__load_f32(tile + 4 * r), error = bl__load_f32(tile + 64 + 4 * r);
+        float norm = bl__load_f32(tile + 128 + 4 * r);
+        int32_t high = 0, low = 0;
+        for (size_t g = 0; g < n_groups; g++)
+            for (size_t c = 0; c < BL_SCREEN_COLS; c++) {
+                int32_t q = codes[g * BL_SCREEN_ROWS * BL_SCREEN_COLS + c] - 128;
+                high += q * x->digits[2 * BL_SCREEN_COLS * g + c];
+                low += q * x->digits[2 * BL_SCREEN_COLS * g + BL_SCREEN_COLS + c];
+            }
+        float about = ((float)high * 128.0f + (float)low) * x->step * scale;
+        upper[i] =
+            about + (scale * x->of_scale + error * x->of_error + norm * x->of_norm + x->of_any);
+    }
+}
+
 static void weighted_sum(const float *p, const float *v, size_t v_stride, size_t n_rows,
                          size_t cols, float *out) {
     for (size_t c = 0; c < cols; c++) {
@@ -172,6 +194,7 @@ void bl__kernels_fill_ref(bl__kernels *table) {
         .dot_rows = dot_rows,
         .dot_rows_f16 = dot_rows_f16,
         .dot_rows_bf16 = dot_rows_bf16,
+        .screen_rows = screen_rows,
         .weighted_sum = weighted_sum,
         .unpack_f16 = unpack_f16,
         .unpack_bf16 = unpack_bf16,

@@ -1,13 +1,15 @@
-/* Owns the AVX2 kernels of the output head: products with rows of 16-bit floats. Same bits as
+/* Owns the AVX2 kernels of the output head: products with rows of 16-bit floats, and
+ * upper bounds by its low-bit copy. Same bits as
  * kernels/ref; see the contract in kernels.h. */
 #include <immintrin.h>
 #include <math.h>
+#include <string.h>
 
 #include "base/bytes.h"
 #include "base/half.h"
 #include "kernels/levels.h"
 
-enum { AHEAD_BYTES = 20480, LINE_BYTES = 64 }; /* as with AVX-512 */
+enum { AHEAD_BYTES = 20480, LINE_BYTES = 64, SCREEN_AHEAD_BYTES = 8192 }; /* as with AVX-512 */
 
 typedef enum half_kind { HALF_F16, HALF_BF16 } half_kind;
 
@@ -108,7 +110,59 @@ static void dot_rows_bf16(const uint16_t *w, size_t w_stride, size_t n_rows, siz
     dot_halves(HALF_BF16, w, w_stride, n_rows, cols, x, x_stride, n_tokens, out, out_stride);
 }
 
+static inline __m256i broadcast4(const int8_t *digits) {
+    int32_t four;
+    memcpy(&four, digits, sizeof four);
+    return _mm256_set1_epi32(four);
+}
+
+/* upper[8] of the rows whose sums, scales, errors and norms these are. */
+static inline void write_upper(__m256i high, __m256i low, const uint8_t *head,
+                               const bl__screen_x *x, float *upper) {
+    __m256 scale = _mm256_loadu_ps((const float *)(const void *)head);
+    __m256 error = _mm256_loadu_ps((const float *)(const void *)(head + 64));
+    __m256 norm = _mm256_loadu_ps((const float *)(const void *)(head + 128));
+    __m256 about = _mm256_mul_ps(_mm256_cvtepi32_ps(high), _mm256_set1_ps(128.0f));
+    about = _mm256_add_ps(about, _mm256_cvtepi32_ps(low));
+    about = _mm256_mul_ps(_mm256_mul_ps(about, _mm256_set1_ps(x->step)), scale);
+    __m256 bound = _mm256_add_ps(_mm256_mul_ps(scale, _mm256_set1_ps(x->of_scale)),
+                                 _mm256_mul_ps(error, _mm256_set1_ps(x->of_error)));
+    bound = _mm256_add_ps(bound, _mm256_mul_ps(norm, _mm256_set1_ps(x->of_norm)));
+    bound = _mm256_add_ps(bound, _mm256_set1_ps(x->of_any));
+    _mm256_storeu_ps(upper, _mm256_add_ps(about, bound));
+}
+
+/* Codes are q + 128, and the digits' sums take the 128 away again. A pair of products is at most
+ * 2 x 255 x 64 = 32,640 in magnitude: digits are that small so that int16 holds it. */
+static void screen_rows(const uint8_t *tiles, size_t cols, size_t n_tiles, const bl__screen_x *x,
+                        float *upper) {
+    const __m256i ones = _mm256_set1_epi16(1);
+    size_t n_groups = (cols + BL_SCREEN_COLS - 1) / BL_SCREEN_COLS;
+    size_t stride = bl__screen_tile_bytes(cols);
+    for (size_t tile = 0; tile < n_tiles; tile++, tiles += stride, upper += BL_SCREEN_ROWS) {
+        const uint8_t *codes = tiles + BL_SCREEN_HEAD_BYTES;
+        const int8_t *digits = x->digits;
+        __m256i high[2], low[2];
+        high[0] = high[1] = _mm256_set1_epi32(-128 * x->high_sum);
+        low[0] = low[1] = _mm256_set1_epi32(-128 * x->low_sum);
+        for (size_t g = 0; g < n_groups; g++, codes += 64, digits += 8) {
+            __m256i of_high = broadcast4(digits), of_low = broadcast4(digits + 4);
+            __builtin_prefetch(codes + SCREEN_AHEAD_BYTES);
+            for (size_t half = 0; half < 2; half++) {
+                __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)codes + half);
+                __m256i a = _mm256_madd_epi16(_mm256_maddubs_epi16(w, of_high), ones);
+                __m256i b = _mm256_madd_epi16(_mm256_maddubs_epi16(w, of_low), ones);
+                high[half] = _mm256_add_epi32(high[half], a);
+                low[half] = _mm256_add_epi32(low[half], b);
+            }
+        }
+        write_upper(high[0], low[0], tiles, x, upper);
+        write_upper(high[1], low[1], tiles + 32, x, upper + 8);
+    }
+}
+
 void bl__head_fill_avx2(bl__kernels *table) {
     table->dot_rows_f16 = dot_rows_f16;
     table->dot_rows_bf16 = dot_rows_bf16;
+    table->screen_rows = screen_rows;
 }

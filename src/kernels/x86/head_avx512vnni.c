@@ -1,12 +1,14 @@
-/* Owns the AVX-512 kernels of the output head: products with rows of 16-bit floats. Same bits as
+/* Owns the AVX-512 kernels of the output head: products with rows of 16-bit floats, and
+ * upper bounds by its low-bit copy. Same bits as
  * kernels/ref; see the contract in kernels.h. */
 #include <immintrin.h>
+#include <string.h>
 
 #include "kernels/levels.h"
 
 /* Rows are asked for this far ahead and in the order of their addresses, as the rows that come
  * after those in hand: four rows read side by side are a pattern that no prefetcher follows. */
-enum { AHEAD_BYTES = 20480, LINE_BYTES = 64 };
+enum { AHEAD_BYTES = 20480, LINE_BYTES = 64, SCREEN_AHEAD_BYTES = 8192 };
 
 typedef enum half_kind { HALF_F16, HALF_BF16 } half_kind;
 
@@ -93,7 +95,58 @@ static void dot_rows_bf16(const uint16_t *w, size_t w_stride, size_t n_rows, siz
     dot_halves(HALF_BF16, w, w_stride, n_rows, cols, x, x_stride, n_tokens, out, out_stride);
 }
 
+static inline __m512i broadcast4(const int8_t *digits) {
+    int32_t four;
+    memcpy(&four, digits, sizeof four);
+    return _mm512_set1_epi32(four);
+}
+
+/* Codes are q + 128, and the digits' sums take the 128 away again. Two sums for each digit hide the
+ * latency of the dot-product instruction. */
+static void screen_rows(const uint8_t *tiles, size_t cols, size_t n_tiles, const bl__screen_x *x,
+                        float *upper) {
+    enum { GROUP_BYTES = BL_SCREEN_ROWS * BL_SCREEN_COLS, DIGITS = 2 * BL_SCREEN_COLS };
+    size_t n_groups = (cols + BL_SCREEN_COLS - 1) / BL_SCREEN_COLS;
+    size_t stride = bl__screen_tile_bytes(cols);
+    for (size_t tile = 0; tile < n_tiles; tile++, tiles += stride, upper += BL_SCREEN_ROWS) {
+        const uint8_t *codes = tiles + BL_SCREEN_HEAD_BYTES;
+        __m512i high[2], low[2];
+        high[0] = _mm512_set1_epi32(-128 * x->high_sum);
+        low[0] = _mm512_set1_epi32(-128 * x->low_sum);
+        high[1] = low[1] = _mm512_setzero_si512();
+        size_t g = 0;
+        for (; g + 2 <= n_groups; g += 2)
+#pragma GCC unroll 2
+            for (size_t i = 0; i < 2; i++) {
+                const int8_t *digits = x->digits + (g + i) * DIGITS;
+                const uint8_t *from = codes + (g + i) * GROUP_BYTES;
+                __m512i w = _mm512_loadu_si512(from);
+                __builtin_prefetch(from + SCREEN_AHEAD_BYTES);
+                high[i] = _mm512_dpbusd_epi32(high[i], w, broadcast4(digits));
+                low[i] = _mm512_dpbusd_epi32(low[i], w, broadcast4(digits + BL_SCREEN_COLS));
+            }
+        if (g < n_groups) {
+            __m512i w = _mm512_loadu_si512(codes + g * GROUP_BYTES);
+            const int8_t *digits = x->digits + g * DIGITS;
+            high[0] = _mm512_dpbusd_epi32(high[0], w, broadcast4(digits));
+            low[0] = _mm512_dpbusd_epi32(low[0], w, broadcast4(digits + BL_SCREEN_COLS));
+        }
+        __m512 hundreds = _mm512_cvtepi32_ps(_mm512_add_epi32(high[0], high[1]));
+        __m512 units = _mm512_cvtepi32_ps(_mm512_add_epi32(low[0], low[1]));
+        __m512 scale = _mm512_loadu_ps(tiles), error = _mm512_loadu_ps(tiles + 64);
+        __m512 norm = _mm512_loadu_ps(tiles + 128);
+        __m512 about = _mm512_add_ps(_mm512_mul_ps(hundreds, _mm512_set1_ps(128.0f)), units);
+        about = _mm512_mul_ps(_mm512_mul_ps(about, _mm512_set1_ps(x->step)), scale);
+        __m512 bound = _mm512_add_ps(_mm512_mul_ps(scale, _mm512_set1_ps(x->of_scale)),
+                                     _mm512_mul_ps(error, _mm512_set1_ps(x->of_error)));
+        bound = _mm512_add_ps(bound, _mm512_mul_ps(norm, _mm512_set1_ps(x->of_norm)));
+        bound = _mm512_add_ps(bound, _mm512_set1_ps(x->of_any));
+        _mm512_storeu_ps(upper, _mm512_add_ps(about, bound));
+    }
+}
+
 void bl__head_fill_avx512vnni(bl__kernels *table) {
     table->dot_rows_f16 = dot_rows_f16;
     table->dot_rows_bf16 = dot_rows_bf16;
+    table->screen_rows = screen_rows;
 }
