@@ -11,6 +11,7 @@
 #include "bitloom/bitloom.h"
 #include "commands.h"
 #include "engine.h"
+#include "input.h"
 #include "terminal.h"
 
 enum { MAX_LIST = 32, NAME_BYTES = 48 };
@@ -18,6 +19,7 @@ enum { MAX_LIST = 32, NAME_BYTES = 48 };
 typedef struct bench_settings {
     option_list models;
     const char *prompts, *generates, *streams, *depths, *threads, *numa, *cache_type, *head;
+    const char *sparsity, *file;
     int64_t batch, repeats;
     bool json, csv, quiet;
 } bench_settings;
@@ -45,6 +47,10 @@ static const option OPTIONS[] = {
     {0, "cache-type", NULL, OPTION_CHOICE, "TYPE", BENCH(cache_type), 0, 0, CACHE_CHOICES,
      CACHE_HELP},
     {0, "head", NULL, OPTION_CHOICE, "HOW", BENCH(head), 0, 0, HEAD_CHOICES, HEAD_HELP},
+    {0, "sparsity", NULL, OPTION_CHOICE, "WHEN", BENCH(sparsity), 0, 0, SPARSITY_CHOICES,
+     SPARSITY_HELP},
+    {'f', "file", NULL, OPTION_TEXT, "FILE", BENCH(file), 0, 0, NULL,
+     "evaluate the tokens of this text, - for standard input (default random tokens)"},
     {0, "json", NULL, OPTION_FLAG, NULL, BENCH(json), 0, 0, NULL, "print one JSON object"},
     {0, "csv", NULL, OPTION_FLAG, NULL, BENCH(csv), 0, 0, NULL, "print lines of CSV"},
     {'q', "quiet", NULL, OPTION_FLAG, NULL, BENCH(quiet), 0, 0, NULL, "show no progress"},
@@ -62,8 +68,12 @@ typedef struct bench {
     number_list prompts, generates, streams, depths, threads;
     bl_bench_limits limits[MAX_LIST]; /* one for each of threads */
     json_t *root, *results;           /* with --json */
-    bool is_shown;                    /* progress */
-    char test[NAME_BYTES];            /* the one in hand */
+    char *text;                       /* of --file, or NULL */
+    size_t len;
+    bl_token *tokens; /* the same by the tokenizer of the model in hand */
+    size_t n_tokens;
+    bool is_shown;         /* progress */
+    char test[NAME_BYTES]; /* the one in hand */
     uint32_t n_threads;
 } bench;
 
@@ -120,6 +130,10 @@ static bool show_progress(void *user, uint32_t n_done) {
     return !interrupts_seen();
 }
 
+static double share(uint64_t part, uint64_t all) {
+    return all ? (double)part / (double)all : 0;
+}
+
 /* ---- a table ---- */
 
 static void print_limits(const bench *b) {
@@ -160,6 +174,12 @@ static void print_row(const char *name, const bl_bench_result *r) {
     printf("%-16s %7u %10.2f %10.2f %10.2f %10.3f %8.1f %% %7.1f %%  %s\n", name, r->test.n_threads,
            r->tokens_per_second, r->slowest, r->fastest, r->bytes_per_token * 1e-6,
            100 * r->share_of_bandwidth, 100 * r->share_of_int8_peak, bl_kernel_level());
+    if (r->skipped.rows && r->test.n_generate)
+        printf("  skipped: %.1f %% of rows of up, %.1f %% of columns of down; %.3f MB/token "
+               "otherwise\n",
+               100 * share(r->skipped.rows_skipped, r->skipped.rows),
+               100 * share(r->skipped.columns_skipped, r->skipped.columns),
+               r->bytes_per_token_unskipped * 1e-6);
     fflush(stdout);
 }
 
@@ -170,7 +190,8 @@ static void print_csv_head(void) {
          "streams,threads,batch,repetitions,tokens_per_second,tokens_per_second_min,tokens_per_"
          "second_max,"
          "bytes_per_token,int8_ops_per_token,share_of_bandwidth,share_of_int8_peak,read_bandwidth,"
-         "int8_peak,head_bytes_per_token,head_share_read");
+         "int8_peak,head_bytes_per_token,head_share_read,bytes_per_token_unskipped,"
+         "share_of_rows_skipped,share_of_columns_skipped");
 }
 
 /* A text in quotes, with those in it doubled and control characters left out. */
@@ -193,12 +214,14 @@ static void print_csv(const char *path, const bl_model_info *info, const char *n
            (unsigned long long)info->n_params);
     print_quoted(bl_cpu_name());
     printf("%s,%s,%u,%u,%u,%u,%u,%u,%u,%.6g,%.6g,%.6g,%.9g,%.9g,%.6g,%.6g,%.6g,%.6g,%.9g,"
-           "%.6g\n",
+           "%.6g,%.9g,%.6g,%.6g\n",
            bl_kernel_level(), name, r->test.n_prompt, r->test.n_generate, r->test.depth,
            r->test.n_streams, r->test.n_threads, r->test.n_batch, r->test.n_repeats,
            r->tokens_per_second, r->slowest, r->fastest, r->bytes_per_token, r->int8_ops_per_token,
            r->share_of_bandwidth, r->share_of_int8_peak, limits->read_bandwidth, limits->int8_peak,
-           r->head_bytes_per_token, r->head_share_read);
+           r->head_bytes_per_token, r->head_share_read, r->bytes_per_token_unskipped,
+           share(r->skipped.rows_skipped, r->skipped.rows),
+           share(r->skipped.columns_skipped, r->skipped.columns));
     fflush(stdout);
 }
 
@@ -236,13 +259,15 @@ static bool add_json(bench *b, const char *path, const bl_model_info *info, cons
         "n_depth", (json_int_t)r->test.depth, "threads", (json_int_t)r->test.n_threads, "batch",
         (json_int_t)r->test.n_batch, "cache_type", cache_type_name(r->test.cache_type),
         "session_bytes", (json_int_t)r->session_bytes);
-    json_t *figures = json_pack("{s:f, s:f, s:f, s:o, s:f, s:f, s:f, s:f, s:f, s:f}",
-                                "tokens_per_second", r->tokens_per_second, "tokens_per_second_min",
-                                r->slowest, "tokens_per_second_max", r->fastest, "samples", samples,
-                                "bytes_per_token", r->bytes_per_token, "int8_ops_per_token",
-                                r->int8_ops_per_token, "share_of_bandwidth", r->share_of_bandwidth,
-                                "share_of_int8_peak", r->share_of_int8_peak, "head_bytes_per_token",
-                                r->head_bytes_per_token, "head_share_read", r->head_share_read);
+    json_t *figures = json_pack(
+        "{s:f, s:f, s:f, s:o, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "tokens_per_second",
+        r->tokens_per_second, "tokens_per_second_min", r->slowest, "tokens_per_second_max",
+        r->fastest, "samples", samples, "bytes_per_token", r->bytes_per_token, "int8_ops_per_token",
+        r->int8_ops_per_token, "share_of_bandwidth", r->share_of_bandwidth, "share_of_int8_peak",
+        r->share_of_int8_peak, "head_bytes_per_token", r->head_bytes_per_token, "head_share_read",
+        r->head_share_read, "bytes_per_token_unskipped", r->bytes_per_token_unskipped,
+        "share_of_rows_skipped", share(r->skipped.rows_skipped, r->skipped.rows),
+        "share_of_columns_skipped", share(r->skipped.columns_skipped, r->skipped.columns));
     bool ok = row && figures && json_object_update(row, figures) == 0 &&
               json_array_append(b->results, row) == 0;
     json_decref(row);
@@ -294,12 +319,30 @@ static int run_tests(bench *b, const char *path, const bl_model *model, bl_bench
     return status;
 }
 
+/* The text in the tokens of a model; complains and returns false when that fails. */
+static bool encode_text(bench *b, const char *path) {
+    bl_tokenizer *tokenizer = NULL;
+    bl_error err;
+    bl_status status = bl_tokenizer_open(path, &tokenizer, &err);
+    if (status == BL_OK)
+        status = encode_prompt(tokenizer, b->text, b->len, true, &b->tokens, &b->n_tokens, &err);
+    bl_tokenizer_close(tokenizer);
+    if (status != BL_OK)
+        fail_error("bench", &err);
+    return status == BL_OK;
+}
+
 static int run_model(bench *b, const char *path) {
     bl_model *model = NULL;
     bl_error err;
     int status = EXIT_SUCCESS;
-    if (bl_model_open(path, NULL, &model, &err) != BL_OK)
+    const bl_model_params params = {.sparsity = parse_sparsity(b->settings->sparsity)};
+    if (bl_model_open(path, &params, &model, &err) != BL_OK)
         return fail_error("bench", &err);
+    if (b->text && !encode_text(b, path)) {
+        bl_model_close(model);
+        return EXIT_FAILURE;
+    }
     if (!b->settings->json && !b->settings->csv)
         print_model_head(path, bl_model_get_info(model));
     for (size_t t = 0; t < b->threads.n; t++)
@@ -309,10 +352,15 @@ static int run_model(bench *b, const char *path) {
                                         .n_threads = b->limits[t].n_threads,
                                         .cache_type = cache_type_of(b->settings->cache_type),
                                         .n_repeats = (uint32_t)b->settings->repeats,
-                                        .head = head_of(b->settings->head)};
+                                        .head = head_of(b->settings->head),
+                                        .tokens = b->tokens,
+                                        .n_tokens = b->n_tokens};
             status = run_tests(b, path, model, test, &b->limits[t]);
         }
     bl_model_close(model);
+    bl_free(b->tokens);
+    b->tokens = NULL;
+    b->n_tokens = 0;
     return status;
 }
 
@@ -370,16 +418,19 @@ static int run(int argc, char **argv) {
         !parse_list("threads", s.threads, 1024, &b.threads))
         return EXIT_USAGE;
     char *standard = NULL;
-    if (!s.models.n && !(standard = find_model(&BENCH_COMMAND, NULL)))
+    bl_error err;
+    if (s.file && read_input(s.file, &b.text, &b.len, &err) != BL_OK)
+        return fail_error("bench", &err);
+    if (!s.models.n && !(standard = find_model(&BENCH_COMMAND, NULL))) {
+        bl__free(b.text);
         return EXIT_USAGE;
-    interrupts_catch(2);
-    if (!place_memory(&BENCH_COMMAND, s.numa)) {
-        bl__free(standard);
-        return EXIT_FAILURE;
     }
-    int status = standard ? run_all(&b, (const char *const *)&standard, 1)
-                          : run_all(&b, s.models.items, s.models.n);
+    interrupts_catch(2);
+    int status = !place_memory(&BENCH_COMMAND, s.numa) ? EXIT_FAILURE
+                 : standard ? run_all(&b, (const char *const *)&standard, 1)
+                            : run_all(&b, s.models.items, s.models.n);
     bl__free(standard);
+    bl__free(b.text);
     return status;
 }
 

@@ -107,7 +107,8 @@ typedef struct pair {
 static bl_status open_pair(pair *p, const char *const paths[2], uint32_t n_threads, bl_error *err) {
     bl_status status = BL_OK;
     for (size_t i = 0; i < 2 && paths[i] && !status; i++)
-        if (!(status = bl_model_open(paths[i], &(bl_model_params){n_threads}, &p->models[i], err)))
+        if (!(status = bl_model_open(paths[i], &(bl_model_params){.n_threads = n_threads},
+                                     &p->models[i], err)))
             status = bl_tokenizer_open(paths[i], &p->tokenizers[i], err);
     return status;
 }

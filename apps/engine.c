@@ -30,6 +30,8 @@ const option MODEL_OPTIONS[N_MODEL_OPTIONS] = {
     {0, "cache-type", NULL, OPTION_CHOICE, "TYPE", MODEL(cache_type), 0, 0, CACHE_CHOICES,
      CACHE_HELP},
     {0, "head", NULL, OPTION_CHOICE, "HOW", MODEL(head), 0, 0, HEAD_CHOICES, HEAD_HELP},
+    {0, "sparsity", NULL, OPTION_CHOICE, "WHEN", MODEL(sparsity), 0, 0, SPARSITY_CHOICES,
+     SPARSITY_HELP},
 };
 
 const option SAMPLING_OPTIONS[N_SAMPLING_OPTIONS] = {
@@ -226,6 +228,12 @@ bl_cache_type cache_type_of(const char *name) {
     return type;
 }
 
+bl_sparsity parse_sparsity(const char *text) {
+    if (!text || strcmp(text, "auto") == 0)
+        return BL_SPARSITY_AUTO;
+    return strcmp(text, "on") == 0 ? BL_SPARSITY_ON : BL_SPARSITY_OFF;
+}
+
 int engine_open(engine *e, const command *cmd, const model_settings *model,
                 const sampling_settings *sampling, bool quiet) {
     *e = (engine){0};
@@ -252,9 +260,10 @@ int engine_open(engine *e, const command *cmd, const model_settings *model,
                                  .n_batch = (uint32_t)model->batch,
                                  .n_threads = e->n_threads,
                                  .cache_type = cache_type_of(model->cache_type),
-
                                  .head = head_of(model->head)};
-    if (bl_model_open(e->path, &(bl_model_params){e->n_threads}, &e->model, &err) != BL_OK ||
+    const bl_model_params params = {.n_threads = e->n_threads,
+                                    .sparsity = parse_sparsity(model->sparsity)};
+    if (bl_model_open(e->path, &params, &e->model, &err) != BL_OK ||
         bl_tokenizer_open(e->path, &e->tokenizer, &err) != BL_OK ||
         bl_session_create(e->model, &session, &e->session, &err) != BL_OK ||
         create_sampler(e, sampling, &err) != BL_OK) {
@@ -281,7 +290,8 @@ static bool same_tokens(const bl_tokenizer *a, const bl_tokenizer *b, size_t voc
 /* Opens the draft model; one of other tokens would guess nothing but noise. */
 static bl_status open_draft_model(engine *e, const char *path, bl_error *err) {
     bl_tokenizer *tokenizer = NULL;
-    bl_status status = bl_model_open(path, &(bl_model_params){e->n_threads}, &e->draft_model, err);
+    bl_status status =
+        bl_model_open(path, &(bl_model_params){.n_threads = e->n_threads}, &e->draft_model, err);
     if (status == BL_OK)
         status = bl_tokenizer_open(path, &tokenizer, err);
     uint32_t vocab = bl_model_get_info(e->model)->vocab;

@@ -11,7 +11,7 @@
 #include "options.h"
 
 typedef struct model_settings {
-    const char *model, *numa, *cache_type, *head;
+    const char *model, *numa, *cache_type, *head, *sparsity;
     int64_t threads, ctx, batch;
 } model_settings;
 
@@ -22,7 +22,7 @@ typedef struct sampling_settings {
     bool ignore_eos, context_shift, special;
 } sampling_settings;
 
-enum { N_MODEL_OPTIONS = 7, N_SAMPLING_OPTIONS = 15 };
+enum { N_MODEL_OPTIONS = 8, N_SAMPLING_OPTIONS = 15 };
 extern const option MODEL_OPTIONS[N_MODEL_OPTIONS];
 extern const option SAMPLING_OPTIONS[N_SAMPLING_OPTIONS];
 
@@ -87,6 +87,13 @@ const char *cache_type_name(bl_cache_type type);
 #define CACHE_CHOICES "f16 f32 i8 i4"
 #define CACHE_HELP                                                                                 \
     "how keys and values are kept: f16 (default), f32, or i8 or i4, smaller and coarser"
+
+/* What --sparsity says; automatic without it. */
+bl_sparsity parse_sparsity(const char *text);
+#define SPARSITY_CHOICES "auto on off"
+#define SPARSITY_HELP                                                                              \
+    "leave weights unread that meet zeros: where the file is made for it (auto, the default), "    \
+    "always, at the cost of memory (on), or never (off); the text is the same"
 
 /* Tells a context shift what to keep of this prompt: what was asked for and the BOS token. */
 void keep_start(engine *e, const bl_token *ids, size_t n_ids);

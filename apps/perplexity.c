@@ -107,7 +107,8 @@ static int run_model(const perplexity_settings *s, const char *path, const char 
     bl_perplexity_result result;
     bl_error err;
     bl_status status;
-    if (!(status = bl_model_open(path, &(bl_model_params){(uint32_t)s->threads}, &model, &err)) &&
+    if (!(status = bl_model_open(path, &(bl_model_params){.n_threads = (uint32_t)s->threads},
+                                 &model, &err)) &&
         !(status = bl_tokenizer_open(path, &tokenizer, &err)))
         status = bl_perplexity_run(model, tokenizer, text, len, &params, show_progress, &progress,
                                    &result, &err);

@@ -101,13 +101,20 @@ static json_t *speculation_json(const engine *e) {
                      (json_int_t)f.n_plain, "gain", f.gain);
 }
 
+static double share(uint64_t part, uint64_t all) {
+    return all ? (double)part / (double)all : 0;
+}
+
 static int print_json(const engine *e, const bl_generate_result *r, const bl__buffer *text) {
+    bl_skipped skipped = bl_session_skipped(e->session);
     json_t *object = json_pack(
-        "{s:s, s:s%, s:s, s:I, s:I, s:f, s:f, s:I, s:s, s:I}", "model", e->path, "text",
+        "{s:s, s:s%, s:s, s:I, s:I, s:f, s:f, s:I, s:s, s:I, s:f, s:f}", "model", e->path, "text",
         text->len ? text->data : "", text->len, "stop_reason", stop_reason_text(r->reason),
         "prompt_tokens", (json_int_t)r->n_prompt, "generated_tokens", (json_int_t)r->n_generated,
         "prompt_seconds", r->prompt_seconds, "generate_seconds", r->generate_seconds, "seed",
-        (json_int_t)e->seed, "kernel", bl_kernel_level(), "threads", (json_int_t)e->n_threads);
+        (json_int_t)e->seed, "kernel", bl_kernel_level(), "threads", (json_int_t)e->n_threads,
+        "share_of_rows_skipped", share(skipped.rows_skipped, skipped.rows),
+        "share_of_columns_skipped", share(skipped.columns_skipped, skipped.columns));
     if (object && e->speculator)
         json_object_set_new(object, "speculation", speculation_json(e));
     char *dump = object ? json_dumps(object, JSON_INDENT(2)) : NULL;

@@ -51,6 +51,9 @@ typedef struct bl_bench_test {
         n_repeats; /* 1 to BL_BENCH_MAX_REPEATS; a batch or a token that is not timed goes first */
     bl_head head;  /* how single tokens get their best 40 logits, which is what samplers ask for by
                       default. Its copy is made before the clock starts. */
+    const bl_token
+        *tokens; /* what is evaluated, from the start again where it ends; NULL: random */
+    size_t n_tokens;
 } bl_bench_test;
 
 typedef struct bl_bench_result {
@@ -59,6 +62,8 @@ typedef struct bl_bench_result {
     double tokens_per_second;             /* their median */
     double slowest, fastest;              /* and their spread */
     double bytes_per_token;               /* mean over the test's tokens; weights once a batch */
+    double bytes_per_token_unskipped;     /* if nothing were skipped; differs for n_generate only */
+    bl_skipped skipped;                   /* in what was timed: see model.h */
     double int8_ops_per_token;            /* multiplications and additions */
     double share_of_bandwidth, share_of_int8_peak; /* 0 without limits */
     double head_bytes_per_token; /* of these, of the output head and its copy: as counted */

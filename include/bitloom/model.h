@@ -22,8 +22,18 @@ extern "C" {
 typedef struct bl_model bl_model;
 typedef struct bl_session bl_session;
 
+/* With ReLU^2, rows of `up` whose gate is not positive and columns of `down` whose input rounds to
+ * zero meet nothing but zeros. They can be left unread where weights lie in the layouts for it
+ * (docs/formats.md); what is computed is the same to the bit. */
+typedef enum bl_sparsity {
+    BL_SPARSITY_AUTO, /* where the file has these layouts, or its own are repacked anyway */
+    BL_SPARSITY_ON,   /* bl_t2 is repacked too, which takes memory for these weights */
+    BL_SPARSITY_OFF   /* everything is read */
+} bl_sparsity;
+
 typedef struct bl_model_params {
     uint32_t n_threads; /* for repacking weights while loading; 0 = all physical cores */
+    bl_sparsity sparsity;
 } bl_model_params;
 
 /* Opens a GGUF model. params may be NULL. Errors name the tensor or key, what was found and what
@@ -119,6 +129,13 @@ void bl_session_truncate(bl_session *session, size_t n_past);
 /* Makes room: keeps the first n_keep tokens, drops the n_drop that follow and evaluates the rest
  * anew at their new positions, exactly as a fresh session would. */
 bl_status bl_session_shift(bl_session *session, size_t n_keep, size_t n_drop, bl_error *err);
+
+/* What a session has left out since it was created, of what it would have multiplied: rows of `up`
+ * and columns of `down`, summed over tokens and layers. All zeros for a model without either. */
+typedef struct bl_skipped {
+    uint64_t rows, rows_skipped, columns, columns_skipped;
+} bl_skipped;
+bl_skipped bl_session_skipped(const bl_session *session);
 
 /* Bytes of memory that the session holds. */
 size_t bl_session_bytes(const bl_session *session);

@@ -3,7 +3,8 @@
 _bitloom() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
     local commands="run chat convert inspect tokenize data tokenizer train plot bench perplexity compare dummy info help"
-    local model="-m --model -t --threads -c --ctx-size -b --batch-size --numa --cache-type --head"
+    local model="-m --model -t --threads -c --ctx-size -b --batch-size --numa --cache-type --head
+        --sparsity"
     local sampling="-n --n-predict --predict -s --seed --temp -temp --top-k --top-p --min-p
         --repeat-penalty --frequency-penalty --presence-penalty --repeat-last-n -r --stop
         --reverse-prompt --ignore-eos --special --context-shift --keep"
@@ -33,6 +34,7 @@ _bitloom() {
             mapfile -t COMPREPLY < <(compgen -W "ternary binary float" -- "$cur"); return ;;
         train:--memory) mapfile -t COMPREPLY < <(compgen -W "store recompute" -- "$cur"); return ;;
         plot:--x) mapfile -t COMPREPLY < <(compgen -W "tokens step seconds" -- "$cur"); return ;;
+        *:--sparsity) mapfile -t COMPREPLY < <(compgen -W "auto on off" -- "$cur"); return ;;
         *:--embed-type) mapfile -t COMPREPLY < <(compgen -W "$embed_types" -- "$cur"); return ;;
         *:--kind) mapfile -t COMPREPLY < <(compgen -W "$kinds" -- "$cur"); return ;;
         tokenizer:tokenizer)
@@ -69,7 +71,8 @@ _bitloom() {
             options+=" -q --quiet" ;;
         bench)
             options+=" -m --model -p --n-prompt -n --n-gen -S --streams -d --n-depth -t --threads"
-            options+=" -b --batch-size -r --repetitions --numa --cache-type --head --json --csv -q --quiet" ;;
+            options+=" -b --batch-size -r --repetitions --numa --cache-type --head --sparsity -f --file"
+            options+=" --json --csv -q --quiet" ;;
         perplexity)
             options+=" -m --model -f --file -c --ctx-size --protocol --bos --windows --chunks"
             options+=" -t --threads --numa --cache-type --json -q --quiet" ;;

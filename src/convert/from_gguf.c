@@ -1,5 +1,6 @@
 /* Owns what a GGUF file becomes: the same metadata and tensors, the linear weights in another
  * layout. Must not know how tensors are packed. */
+#include <stdio.h>
 #include <string.h>
 
 #include "base/alloc.h"
@@ -96,6 +97,28 @@ static bl_status copy_metadata(const bl__gguf *gguf, bl__gguf_writer *writer, bl
     return status;
 }
 
+static bool text_is(const bl__gguf *gguf, const char *key, const char *text, bool absent) {
+    bl__string value = {0};
+    bl__gguf_get_string(gguf, key, false, &value, NULL);
+    return value.data ? bl__string_is(value, text) : absent;
+}
+
+/* Whether rows of ffn_up and columns of ffn_down can be left out: model/skip.h. */
+static bool may_skip(const bl__gguf *gguf) {
+    bl__string name = {0};
+    uint32_t groups = 1;
+    bl__gguf_get_string(gguf, "general.architecture", false, &name, NULL);
+    bl__gguf_get_u32(gguf, "bitloom.groups", false, &groups, NULL);
+    bool relu2 =
+        name.data && (bl__string_is(name, "bitnet-b1.58") || bl__string_is(name, "bitnet-25"));
+    char key[64] = "";
+    if (name.data && name.len < 32)
+        snprintf(key, sizeof key, "%.*s.hidden_act", (int)name.len, name.data);
+    return text_is(gguf, key, "relu2", relu2) &&
+           text_is(gguf, "bitloom.activation_quantization", "int8_token", implies_int8(gguf)) &&
+           groups == 1 && !bl__gguf_find_tensor(gguf, "blk.0.ffn_down_norm_in.weight");
+}
+
 /* Readers of other layouts know nothing of groups, and would not sum them. */
 static bl_status check_groups(const char *path, const bl__gguf *gguf,
                               const bl__plan_options *options, bl_error *err) {
@@ -127,6 +150,7 @@ bl_status bl__gguf_source_open(const char *path, const bl__plan_options *options
     for (size_t i = 0; i < source->gguf->n_tensors; i++)
         if ((status = plan_tensor(&source->gguf->tensors[i], options, pool, plan, err)))
             goto fail;
+    plan->may_skip = may_skip(source->gguf);
     *out = source;
     return BL_OK;
 fail:

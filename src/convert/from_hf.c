@@ -413,6 +413,8 @@ bl_status bl__hf_source_open(const char *path, const bl__plan_options *options, 
                        .plan = plan,
                        .err = err};
     plan->release = release_tensor;
+    plan->may_skip = source->config->activation == BL_HF_RELU2 && source->config->quantized &&
+                     !source->config->use_rms_norm;
     if ((status = bl__hf_write_metadata(source->config, path, writer, err)) ||
         (status = write_vocab(path, source->config, writer, err)))
         goto fail;

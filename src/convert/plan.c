@@ -8,6 +8,7 @@
 #include "base/alloc.h"
 #include "base/buffer.h"
 #include "base/error.h"
+#include "quant/skip.h"
 
 void bl__plan_free(bl__plan *plan) {
     bl__free(plan->tensors);
@@ -262,4 +263,29 @@ bl_status bl__plan_embedding(bl__plan_tensor *tensor, const bl__plan_options *op
                         tensor->name, bl__layout_get(tensor->target)->name, tensor->cols,
                         bl__layout_get(tensor->target)->block_cols);
     return BL_OK;
+}
+
+/* "blk.<number>.NAME.weight": the number, or -1. */
+static long layer_of(const char *tensor, const char *name) {
+    long layer = -1;
+    int end = 0;
+    char want[BL_PLAN_MAX_NAME];
+    snprintf(want, sizeof want, ".%s.weight", name);
+    bool found = sscanf(tensor, "blk.%9ld%n", &layer, &end) == 1 && strcmp(tensor + end, want) == 0;
+    return found ? layer : -1;
+}
+
+void bl__plan_let_skip(bl__plan *plan, const bl__plan_options *options) {
+    for (size_t i = 0; options->native && plan->may_skip && i < plan->n_tensors; i++) {
+        bl__plan_tensor *up = &plan->tensors[i], *down = NULL;
+        long layer = layer_of(up->name, "ffn_up");
+        for (size_t j = 0; layer >= 0 && !down && j < plan->n_tensors; j++)
+            if (layer_of(plan->tensors[j].name, "ffn_down") == layer)
+                down = &plan->tensors[j];
+        if (down && up->native && down->native && !up->binary && !down->binary &&
+            bl__skip_suits(up->cols)) {
+            up->target = BL_LAYOUT_R2;
+            down->target = BL_LAYOUT_C2;
+        }
+    }
 }

@@ -43,6 +43,7 @@ typedef struct bl__plan {
     bl__plan_tensor *tensors;
     size_t n_tensors, cap;
     void (*release)(const bl__plan_tensor *tensor); /* its source is not needed any more; or NULL */
+    bool may_skip; /* the graph lets rows of ffn_up and columns of ffn_down be left out */
 } bl__plan;
 
 /* What the caller of bl_convert() asked for. */
@@ -75,6 +76,10 @@ bl_status bl__plan_is_ternary(const bl__plan_tensor *tensor, bl__pool *pool, boo
 /* The same as bl__plan_linear() for an embedding or output head. */
 bl_status bl__plan_embedding(bl__plan_tensor *tensor, const bl__plan_options *options,
                              bl_error *err);
+
+/* Once all tensors are there: ffn_up becomes R2 and ffn_down C2 (quant/skip.h) where both were to
+ * be native and the graph and the width let them. */
+void bl__plan_let_skip(bl__plan *plan, const bl__plan_options *options);
 
 /* The row of the source that becomes row `row`. */
 size_t bl__plan_source_row(const bl__plan_tensor *tensor, size_t row);

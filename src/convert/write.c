@@ -1,5 +1,6 @@
 /* Carries a plan out: rows are read, changed and packed a few at a time on all threads, and written
- * in order. Memory: two batches' worth of rows a thread, whatever the size of a tensor. */
+ * in order. Memory: two batches' worth of rows a thread, whatever the size of a tensor, and a whole
+ * tensor where its rows cannot be packed apart. */
 #include <string.h>
 
 #include "base/alloc.h"
@@ -8,7 +9,7 @@
 
 enum {
     BATCH_WEIGHTS = 256 * 1024, /* of a batch; at least BATCH_ROWS rows */
-    BATCH_ROWS = 64,            /* what every layout lets threads pack side by side */
+    BATCH_ROWS = BL_PACK_ROWS,
     BATCHES_PER_THREAD = 2,
     COPY_BYTES = 8 * 1024 * 1024
 };
@@ -16,7 +17,7 @@ enum {
 /* A run of rows of one tensor, packed as a tensor of its own. */
 typedef struct batch {
     float *row, *again; /* float[cols] each */
-    uint8_t *packed;    /* bl__layout_bytes() of the most rows a batch has */
+    uint8_t *packed;    /* bl__layout_bytes() of the most rows a batch has; NULL: see job */
     bl_status status;
     bl_error error;
 } batch;
@@ -25,6 +26,7 @@ typedef struct job {
     const bl__plan_tensor *tensor;
     size_t batch_rows; /* of every batch but the last */
     size_t first_row;  /* of batch 0 */
+    uint8_t *whole; /* all of the tensor, for layouts whose rows cannot be packed apart; or NULL */
     batch *batches;
 } job;
 
@@ -57,20 +59,23 @@ static bool same_weights(const float *a, const float *b, size_t n) {
     return same;
 }
 
-static bl_status pack_row(const bl__plan_tensor *t, batch *b, size_t first, size_t i, size_t n,
-                          bl_error *err) {
+/* Row first + i of the tensor, which is row i of a batch of n. */
+static bl_status pack_row(const job *j, batch *b, size_t first, size_t i, size_t n, bl_error *err) {
+    const bl__plan_tensor *t = j->tensor;
+    uint8_t *packed = j->whole ? j->whole : b->packed;
+    size_t row = j->whole ? first + i : i, rows = j->whole ? t->rows : n;
     bl_status status = bl__plan_read_row(t, first + i, b->row, err);
     if (status)
         return status;
-    status =
-        bl__layout_pack_rows(t->target, b->row, n, t->cols, i, 1, t->tensor_scale, b->packed, err);
+    status = bl__layout_pack_rows(t->target, b->row, rows, t->cols, row, 1, t->tensor_scale, packed,
+                                  err);
     if (status) {
         bl__error_prefix(err, t->name);
         return status;
     }
     if (!t->exact)
         return BL_OK;
-    bl__layout_unpack_row(t->target, b->packed, n, t->cols, i, b->again);
+    bl__layout_unpack_row(t->target, packed, rows, t->cols, row, b->again);
     if (same_weights(b->row, b->again, t->cols))
         return BL_OK;
     return bl__fail(err, BL_ERR_UNSUPPORTED,
@@ -85,7 +90,7 @@ static void pack_batch(void *context, size_t part, size_t n_parts) {
     (void)n_parts;
     b->status = BL_OK;
     for (size_t i = 0; i < n && !b->status; i++)
-        b->status = pack_row(j->tensor, b, first, i, n, &b->error);
+        b->status = pack_row(j, b, first, i, n, &b->error);
 }
 
 static void free_batches(batch *batches, size_t n) {
@@ -110,8 +115,9 @@ static bl_status make_batches(const job *j, size_t n, batch **out, bl_error *err
     for (size_t i = 0; whole && i < n; i++) {
         batches[i].row = bl__malloc_array(t->cols, sizeof(float));
         batches[i].again = t->exact ? bl__malloc_array(t->cols, sizeof(float)) : NULL;
-        batches[i].packed = bl__malloc(bytes);
-        whole = batches[i].row && batches[i].packed && (batches[i].again || !t->exact);
+        batches[i].packed = j->whole ? NULL : bl__malloc(bytes);
+        whole =
+            batches[i].row && (batches[i].packed || j->whole) && (batches[i].again || !t->exact);
     }
     if (!whole) {
         free_batches(batches, n);
@@ -122,12 +128,25 @@ static bl_status make_batches(const job *j, size_t n, batch **out, bl_error *err
     return BL_OK;
 }
 
+static bl_status make_whole(job *j, bl_error *err) {
+    const bl__plan_tensor *t = j->tensor;
+    size_t bytes;
+    if (bl__layout_is_divisible(t->target))
+        return BL_OK;
+    bl_status status = bl__layout_bytes(t->target, t->rows, t->cols, &bytes, err);
+    if (!status && !(j->whole = bl__malloc(bytes)))
+        status = bl__fail(err, BL_ERR_MEMORY, "cannot allocate %zu bytes", bytes);
+    if (status)
+        bl__error_prefix(err, t->name);
+    return status;
+}
+
 /* Writes what n batches hold. A layout with bytes behind the last row (the scale of i2_s) has them
  * in every batch, all the same: only those of the tensor's last batch are written. */
 static bl_status write_batches(const job *j, size_t n, bl__gguf_writer *writer, bl_error *err) {
     const bl__plan_tensor *t = j->tensor;
     size_t tail = 0, bytes = 0;
-    bl_status status = bl__layout_bytes(t->target, 0, t->cols, &tail, err);
+    bl_status status = bl__layout_bytes(t->target, j->whole ? t->rows : 0, t->cols, &tail, err);
     for (size_t i = 0; i < n && !status; i++) {
         const batch *b = &j->batches[i];
         size_t rows = rows_of(j, i);
@@ -136,6 +155,10 @@ static bl_status write_batches(const job *j, size_t n, bl__gguf_writer *writer, 
             if (err)
                 *err = b->error;
             return b->status;
+        }
+        if (j->whole) {
+            status = last ? bl__gguf_write_data(writer, j->whole, tail, err) : BL_OK;
+            continue;
         }
         status = bl__layout_bytes(t->target, rows, t->cols, &bytes, err);
         if (!status)
@@ -152,7 +175,8 @@ static bl_status pack_tensor(const bl__plan_tensor *tensor, bl__gguf_writer *wri
     size_t n_all = (tensor->rows + j.batch_rows - 1) / j.batch_rows;
     size_t n_at_once = BATCHES_PER_THREAD * (size_t)bl__pool_threads(pool);
     n_at_once = n_at_once < n_all ? n_at_once : n_all;
-    bl_status status = make_batches(&j, n_at_once, &j.batches, err);
+    bl_status status = make_whole(&j, err);
+    status = status ? status : make_batches(&j, n_at_once, &j.batches, err);
     for (size_t done = 0, n; done < n_all && !status; done += n) {
         n = n_all - done < n_at_once ? n_all - done : n_at_once;
         j.first_row = done * j.batch_rows;
@@ -164,6 +188,7 @@ static bl_status pack_tensor(const bl__plan_tensor *tensor, bl__gguf_writer *wri
         status = status ? status : advance(p, tensor, after - before, err);
     }
     free_batches(j.batches, n_at_once);
+    bl__free(j.whole);
     return status;
 }
 

@@ -44,3 +44,13 @@ void bl__layer_norm(const bl__kernels *kernels, const float *x, float eps, size_
 float bl__exp(float x) {
     return exp_inline(x);
 }
+
+void bl__scale_dots(const int32_t *dots, size_t n_dots, size_t stride, int32_t sum, float step,
+                    const float *scale, size_t n, float *out) {
+    for (size_t r = 0; r < n; r++) {
+        int32_t dot = -sum;
+        for (size_t i = 0; i < n_dots; i++)
+            dot += dots[i * stride + r];
+        out[r] = (float)dot * step * scale[r];
+    }
+}

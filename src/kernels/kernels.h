@@ -81,6 +81,20 @@ typedef struct bl__kernels {
     void (*b1_gemv)(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
                     size_t n_tiles, const bl__q8 *x, float *out);
 
+    /* Rows list[0 ... n - 1] of an R2 tensor (quant/skip.h) times one token's activations:
+     * out[row] = (sum_c code[row][c] * q[c] - sum) * step * scale[row], multiplied in that order.
+     * q: int8[256 * ceil(cols/256)] in R2's order, zeros past cols. The tensor is 4-byte aligned.
+     * cols <= 2^22. NULL where a level has none: then models do not leave out anything. */
+    void (*listed_rows)(const uint8_t *tensor, size_t rows, size_t cols, const uint32_t *list,
+                        size_t n, const int8_t *q, int32_t sum, float step, float *out);
+
+    /* Columns of a C2 tensor, entry e of list[n] being column e >> 8 with the activation
+     * (int8_t)(e & 255), in the groups first_group ... of 256 rows:
+     * dots[r - 256 * first_group] += sum of code[r][column] * activation, for all rows of n_groups
+     * groups, those past the tensor's last included (their code is 1). n <= 2^22. NULL as above. */
+    void (*listed_columns)(const uint8_t *tensor, size_t rows, const uint32_t *list, size_t n,
+                           size_t first_group, size_t n_groups, int32_t *dots);
+
     /* out[t * out_stride + r] = sum_c w[r * w_stride + c] * x[t * x_stride + c], in lanes. */
     void (*dot_rows)(const float *w, size_t w_stride, size_t n_rows, size_t cols, const float *x,
                      size_t x_stride, size_t n_tokens, float *out, size_t out_stride);
@@ -159,6 +173,9 @@ void bl__rms_norm(const bl__kernels *kernels, const float *x, const float *weigh
  * LayerNorm without weights. out may be x; stats gets mean and rstd, unless it is NULL. */
 void bl__layer_norm(const bl__kernels *kernels, const float *x, float eps, size_t n, float *out,
                     float stats[2]);
+/* out[r] = (the sum of dots[i * stride + r], i < n_dots, - sum) * step * scale[r] for n rows. */
+void bl__scale_dots(const int32_t *dots, size_t n_dots, size_t stride, int32_t sum, float step,
+                    const float *scale, size_t n, float *out);
 /* exp with less than 2 ulp of error, the same bits on every machine; saturates outside -87 ... 88.
  */
 float bl__exp(float x);

@@ -12,6 +12,7 @@ bool bl__level_runs(const char *name, bool *allowed);
 
 void bl__kernels_fill_ref(bl__kernels *table);
 void bl__floats_fill_ref(bl__kernels *table);
+void bl__skip_fill_ref(bl__kernels *table); /* called by bl__kernels_fill_ref; and so on */
 void bl__train_fill_ref(bl__train_kernels *table);
 #if defined(__x86_64__)
 void bl__kernels_fill_avx2(bl__kernels *table);
@@ -21,6 +22,8 @@ void bl__head_fill_avx2(bl__kernels *table); /* called by bl__kernels_fill_avx2;
 void bl__head_fill_avx512vnni(bl__kernels *table);
 void bl__floats_fill_avx2(bl__kernels *table);
 void bl__floats_fill_avx512vnni(bl__kernels *table);
+void bl__skip_fill_avx2(bl__kernels *table);
+void bl__skip_fill_avx512vnni(bl__kernels *table);
 void bl__kernels_fill_amx(bl__kernels *table);
 /* Why the level cannot be used where the processor has it; NULL when it can. */
 const char *bl__amx_fails(void);

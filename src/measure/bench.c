@@ -94,6 +94,7 @@ static bl_status repeat(course *c, bl_bench_progress progress, void *user, bl_be
         rewind_streams(c);
     }
     c->before = bl__session_head_counts(c->session);
+    bl_skipped before = bl_session_skipped(c->session);
     for (uint32_t i = 0; i < test->n_repeats && !status; i++) {
         if (progress && !progress(user, i))
             return bl__fail(err, BL_ERR_CANCELLED, "benchmark cancelled");
@@ -103,6 +104,10 @@ static bl_status repeat(course *c, bl_bench_progress progress, void *user, bl_be
         result->samples[i] = (double)n * test->n_streams / (spent > 0 ? spent : 1e-9);
         rewind_streams(c);
     }
+    bl_skipped after = bl_session_skipped(c->session);
+    result->skipped = (bl_skipped){
+        after.rows - before.rows, after.rows_skipped - before.rows_skipped,
+        after.columns - before.columns, after.columns_skipped - before.columns_skipped};
     return status;
 }
 
@@ -139,7 +144,8 @@ static bl_status open_course(course *c, const bl_model *model, bl_error *err) {
     bl__random random;
     bl__random_seed(&random, SEED);
     for (size_t i = 0; i < c->n_tokens; i++)
-        c->tokens[i] = (bl_token)bl__random_below(&random, vocab);
+        c->tokens[i] = test->n_tokens ? test->tokens[i % test->n_tokens]
+                                      : (bl_token)bl__random_below(&random, vocab);
     const bl_session_params params = {.n_ctx = test->depth + n,
                                       .n_batch = test->n_batch > test->n_streams ? test->n_batch
                                                                                  : test->n_streams,

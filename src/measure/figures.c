@@ -39,6 +39,14 @@ static double prompt_bytes(const bl_bench_test *test, const bl__work *work) {
     return bytes;
 }
 
+/* Weights that a token has left out, on average. */
+static double skipped_bytes(const bl_bench_result *result, const bl__work *work) {
+    double n = (double)result->test.n_repeats * result->test.n_generate;
+    return ((double)result->skipped.rows_skipped * (double)work->row_bytes +
+            (double)result->skipped.columns_skipped * (double)work->column_bytes) /
+           n;
+}
+
 /* Single tokens of every stream: each step reads the weights once, a row of the embedding for each
  * stream, and one position of each more than the step before it. */
 static double generate_bytes(const bl_bench_test *test, const bl__work *work) {
@@ -52,9 +60,13 @@ static double generate_bytes(const bl_bench_test *test, const bl__work *work) {
 void bl__bench_shares(bl_bench_result *result, const bl__work *work,
                       const bl_bench_limits *limits) {
     const bl_bench_test *test = &result->test;
-    result->bytes_per_token =
+    result->bytes_per_token_unskipped =
         test->n_prompt ? prompt_bytes(test, work) / test->n_prompt
                        : generate_bytes(test, work) / ((double)test->n_generate * test->n_streams);
+    /* tokens of a batch skip each its own rows: what all of them skip is not counted */
+    result->bytes_per_token = result->bytes_per_token_unskipped;
+    if (!test->n_prompt && test->n_streams == 1)
+        result->bytes_per_token -= skipped_bytes(result, work);
     result->int8_ops_per_token = 2 * (double)work->int8_macs;
     result->share_of_bandwidth = result->share_of_int8_peak = 0;
     if (limits && limits->read_bandwidth > 0)

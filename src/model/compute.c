@@ -26,7 +26,8 @@ typedef struct group {
 /* Whether some linear works on quantized activations without being ternary, as a file that keeps
  * its ternary weights in an inexact layout has it. */
 static bool needs_dequantized(const bl__linear *linear) {
-    return linear->int8 && !bl__layout_is_native(linear->layout);
+    return linear->int8 && !bl__layout_is_native(linear->layout) &&
+           linear->layout != BL_LAYOUT_R2 && linear->layout != BL_LAYOUT_C2;
 }
 
 static void scan_linears(const bl_model *model, bool *dequantized, bool *normed) {
@@ -240,6 +241,29 @@ static void run_group(group *g) {
         bl__pool_run(compute->pool, quantize_part, g,
                      bl__min_size(g->n_tokens, compute->max_parts));
     bl__pool_run(compute->pool, group_part, g, bl__min_size(g->total_units, compute->max_parts));
+}
+
+void bl__compute_quantize(bl__compute *compute, const bl__linear *linear, const float *x,
+                          size_t n_tokens) {
+    const bl__product product = {linear, NULL};
+    group g = {.compute = compute,
+               .products = &product,
+               .n_products = 1,
+               .n_tokens = n_tokens,
+               .n_parts = 1,
+               .x = x};
+    bl__pool_run(compute->pool, quantize_part, &g, bl__min_size(n_tokens, compute->max_parts));
+}
+
+void bl__compute_tiles(bl__compute *compute, const bl__linear *linear, size_t first, size_t n,
+                       size_t n_tokens, size_t part, float *out) {
+    const bl__product product = {linear, out};
+    const group g = {.compute = compute,
+                     .products = &product,
+                     .n_products = 1,
+                     .n_tokens = n_tokens,
+                     .n_parts = 1};
+    product_units(&g, &product, first, n, compute->rows + part * compute->rows_stride);
 }
 
 void bl__compute_products(bl__compute *compute, const bl__product *products, size_t n_products,

@@ -37,6 +37,16 @@ typedef struct bl__product {
 void bl__compute_products(bl__compute *compute, const bl__product *products, size_t n_products,
                           float norm_eps, const float *x, size_t n_tokens);
 
+/* What bl__compute_products() is made of, for who puts products together in other ways. Quantizes
+ * x: float[n_tokens][linear's cols] into compute->q8. */
+void bl__compute_quantize(bl__compute *compute, const bl__linear *linear, const float *x,
+                          size_t n_tokens);
+/* Multiplies what is in compute->q8 by n tiles of 16 rows from `first` on, on this thread with the
+ * scratch memory of `part`: out[n_tokens][linear's rows], of which only these rows are written. The
+ * linear is ternary and takes int8. */
+void bl__compute_tiles(bl__compute *compute, const bl__linear *linear, size_t first, size_t n,
+                       size_t n_tokens, size_t part, float *out);
+
 /* out[n_tokens][rows] = the sum of x_g W_g^T over parts[n_groups], in their order; x_g: the g-th of
  * equal parts of x's columns, quantized alone. */
 void bl__compute_sum(bl__compute *compute, const bl__linear *parts, size_t n_groups, float norm_eps,

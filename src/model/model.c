@@ -44,12 +44,13 @@ static bl_status describe(bl_model *model, bl_error *err) {
     return BL_OK;
 }
 
-bl_status bl__model_from_bytes(const uint8_t *data, size_t len, bl__pool *pool, bl_model **out,
-                               bl_error *err) {
+bl_status bl__model_from_bytes(const uint8_t *data, size_t len, bl_sparsity sparsity,
+                               bl__pool *pool, bl_model **out, bl_error *err) {
     bl_model *model = bl__calloc(1, sizeof *model);
     bl_status status;
     if (!model)
         return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a model");
+    model->sparsity = sparsity;
     if ((status = bl__gguf_parse(data, len, &model->gguf, err)) ||
         (status = bl__hparams_read(model->gguf, &model->hparams, err)) ||
         (status = bl__weights_load(model, pool, err)) || (status = describe(model, err))) {
@@ -64,6 +65,7 @@ bl_status bl__model_from_bytes(const uint8_t *data, size_t len, bl__pool *pool, 
 bl_status bl_model_open(const char *path, const bl_model_params *params, bl_model **out,
                         bl_error *err) {
     uint32_t n_threads = params && params->n_threads ? params->n_threads : bl__cpu_physical_cores();
+    bl_sparsity sparsity = params ? params->sparsity : BL_SPARSITY_AUTO;
     bl__filemap map;
     bl__pool *pool = NULL;
     bl_model *model = NULL;
@@ -71,7 +73,7 @@ bl_status bl_model_open(const char *path, const bl_model_params *params, bl_mode
     if (status)
         return status; /* already names the path */
     if ((status = bl__pool_create(n_threads, false, &pool, err)) ||
-        (status = bl__model_from_bytes(map.data, map.len, pool, &model, err))) {
+        (status = bl__model_from_bytes(map.data, map.len, sparsity, pool, &model, err))) {
         bl__error_prefix(err, path);
         bl__filemap_close(&map);
     } else {

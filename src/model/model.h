@@ -52,6 +52,9 @@ typedef struct bl__layer {
      * multiplies its own columns of the input, normalized and quantized alone; the outputs are
      * added in order. */
     bl__linear *o, *down;
+    /* Whether rows of up and columns of down can be left out: up is R2 and down C2 then. */
+    bool can_skip;
+    double up_bound; /* times the step of a token: no element of up is larger; see skip.h */
 } bl__layer;
 
 struct bl_model {
@@ -66,11 +69,12 @@ struct bl_model {
     const float *rope_divisors; /* float[n_rot / 2]: each frequency is divided by it; or NULL */
     bl__layer *layers;
     bl__screen *screen; /* of the head, shared by all sessions; NULL: it has none */
+    bl_sparsity sparsity;
 };
 
 /* Opens a model from the bytes of a GGUF file, which are borrowed. pool may be NULL. */
-bl_status bl__model_from_bytes(const uint8_t *data, size_t len, bl__pool *pool, bl_model **out,
-                               bl_error *err);
+bl_status bl__model_from_bytes(const uint8_t *data, size_t len, bl_sparsity sparsity,
+                               bl__pool *pool, bl_model **out, bl_error *err);
 
 /* Finds, checks and, where needed, repacks every weight. The model's map, gguf and hparams are
  * set; pool may be NULL. On failure what was built is left for bl__weights_free(). */

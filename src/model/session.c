@@ -43,6 +43,7 @@ static void lay_out(bl_session *s, bl__arena *arena) {
     s->delta = bl__arena_alloc(arena, n * h->dim, sizeof(float));
     bl__compute_layout(&s->compute, s->model, n, arena);
     bl__head_layout(&s->head, &s->compute, arena);
+    bl__skip_layout(&s->skip, s->model, n, arena);
     bl__attention_layout(&s->attention, s->n_ctx, arena);
     for (size_t i = 0; i < s->n_sequences; i++)
         bl__cache_layout(&s->sequences[i].cache, h, s->cache_type, s->n_ctx, arena);
@@ -112,6 +113,7 @@ bl_status bl_session_create(const bl_model *model, const bl_session_params *para
     bl_status status =
         bl__pool_create(p.n_threads ? p.n_threads : bl__cpu_physical_cores(), false, &s->pool, err);
     s->compute = (bl__compute){.kernels = s->kernels, .pool = s->pool};
+    s->skip = (bl__skip){.compute = &s->compute};
     s->attention = (bl__attention){.kernels = s->kernels, .pool = s->pool, .h = &model->hparams};
     s->head = (bl__head){.linear = &model->head, .has = BL_HEAD_ALL};
     if (status || (status = choose_head(s, p.head, err)) || (status = allocate(s, err))) {
@@ -219,10 +221,17 @@ static void ffn_block(bl_session *s, size_t i, size_t n_tokens) {
     const bl__layer *layer = &s->model->layers[i];
     const bl__product gate_up[] = {{&layer->gate, s->gate}, {&layer->up, s->up}};
     norm_tokens(s, s->x, layer->ffn_norm, n_tokens, h->dim, 1, s->normed);
-    products(s, gate_up, 2, s->normed, n_tokens);
-    batch b = {s, n_tokens, h->ffn_dim, h->n_groups, layer->ffn_sub_norm, s->up, s->gate, NULL};
-    bl__pool_run(s->pool, activate_part, &b, bl__min_size(n_tokens, s->compute.max_parts));
-    sum_products(s, layer->down, s->gate, n_tokens);
+    if (layer->can_skip) {
+        bl__skip_gate_up(&s->skip, layer, s->normed, n_tokens, s->gate, s->up);
+        if (layer->ffn_sub_norm || h->layer_norm)
+            norm_tokens(s, s->gate, layer->ffn_sub_norm, n_tokens, h->ffn_dim, 1, s->gate);
+        bl__skip_down(&s->skip, layer, s->gate, n_tokens, s->delta);
+    } else {
+        products(s, gate_up, 2, s->normed, n_tokens);
+        batch b = {s, n_tokens, h->ffn_dim, h->n_groups, layer->ffn_sub_norm, s->up, s->gate, NULL};
+        bl__pool_run(s->pool, activate_part, &b, bl__min_size(n_tokens, s->compute.max_parts));
+        sum_products(s, layer->down, s->gate, n_tokens);
+    }
     s->kernels->add(s->x, s->delta, n_tokens * h->dim);
 }
 
@@ -245,6 +254,10 @@ void bl__session_forward(bl_session *s, size_t n_tokens, size_t n_wanted, float 
     }
     const bl__product head = {&m->head, logits};
     products(s, &head, 1, s->normed, n_wanted);
+}
+
+bl_skipped bl_session_skipped(const bl_session *s) {
+    return s->skip.counts;
 }
 
 bl__work bl__session_work(const bl_session *s) {

@@ -5,6 +5,7 @@
 #include "model/attention.h"
 #include "model/compute.h"
 #include "model/head.h"
+#include "model/skip.h"
 
 /* One of the texts that a session holds. */
 typedef struct bl__sequence {
@@ -20,6 +21,7 @@ struct bl_session {
     bl__pool *pool;
     bl__arena arena;
     bl__compute compute;
+    bl__skip skip;
     bl__attention attention;
     bl_cache_type cache_type;
     size_t n_sequences, n_ctx, n_batch;

@@ -1,4 +1,5 @@
 /* Owns finding, checking and repacking the weights. Must not know how they are multiplied. */
+#include <math.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <string.h>
@@ -7,9 +8,10 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "model/model.h"
+#include "quant/skip.h"
 #include "quant/t2.h"
 
-enum { NAME_BYTES = 64, ROWS_PER_PART = 64 };
+enum { NAME_BYTES = 64, ROWS_PER_PART = BL_PACK_ROWS };
 
 /* Finds a tensor of exactly this shape; NULL in *out when it is absent and not required. */
 static bl_status find_tensor(const bl_model *model, const char *name, size_t rows, size_t cols,
@@ -51,9 +53,10 @@ static bl_status load_norm(const bl_model *model, const char *name, size_t n, bo
     return t ? bl__fail(err, BL_ERR_UNSUPPORTED, "%s: LayerNorm with weights", name) : BL_OK;
 }
 
-/* One repacking to T2, shared by the parts that do it. */
+/* One repacking to a native layout, shared by the parts that do it. */
 typedef struct repack {
     const bl__gguf_tensor *tensor;
+    bl__layout layout;
     float scale; /* multiplies every row's own */
     uint8_t *out;
     atomic_bool not_ternary, bad_code, no_memory;
@@ -76,7 +79,12 @@ static void repack_rows(repack *job, size_t first, size_t end) {
             atomic_store(&job->not_ternary, true);
             break;
         }
-        bl__t2_pack_row(codes, scale * job->scale, t->cols, r, job->out);
+        if (job->layout == BL_LAYOUT_R2)
+            bl__r2_pack_row(codes, scale * job->scale, t->rows, t->cols, r, job->out);
+        else if (job->layout == BL_LAYOUT_C2)
+            bl__c2_pack_row(codes, scale * job->scale, t->rows, t->cols, r, job->out);
+        else
+            bl__t2_pack_row(codes, scale * job->scale, t->cols, r, job->out);
     }
     bl__free(row);
     bl__free(codes);
@@ -89,16 +97,16 @@ static void repack_part(void *context, size_t part, size_t n_parts) {
     repack_rows(job, first, bl__min_size(first + ROWS_PER_PART, job->tensor->rows));
 }
 
-/* Repacks a tensor that holds one magnitude a row into T2. *done says whether it could; a tensor
- * that is not ternary in that sense stays as it is. */
-static bl_status repack_ternary(const bl__gguf_tensor *t, float scale, bl__pool *pool,
-                                bl__linear *linear, bool *done, bl_error *err) {
+/* Repacks a tensor that holds one magnitude a row into a native layout. *done says whether it
+ * could; a tensor that is not ternary in that sense stays as it is. */
+static bl_status repack_ternary(const bl__gguf_tensor *t, bl__layout layout, float scale,
+                                bl__pool *pool, bl__linear *linear, bool *done, bl_error *err) {
     size_t bytes;
     *done = false;
-    bl_status status = bl__layout_bytes(BL_LAYOUT_T2, t->rows, t->cols, &bytes, err);
+    bl_status status = bl__layout_bytes(layout, t->rows, t->cols, &bytes, err);
     if (status)
         return status;
-    repack job = {.tensor = t, .scale = scale, .out = bl__pages_alloc(bytes)};
+    repack job = {.tensor = t, .layout = layout, .scale = scale, .out = bl__pages_alloc(bytes)};
     if (!job.out)
         return bl__fail(err, BL_ERR_MEMORY, "cannot allocate %zu bytes for repacked weights",
                         bytes);
@@ -114,7 +122,7 @@ static bl_status repack_ternary(const bl__gguf_tensor *t, float scale, bl__pool 
         bl__pages_free(job.out, bytes);
         return status;
     }
-    linear->layout = BL_LAYOUT_T2;
+    linear->layout = layout;
     linear->data = linear->owned = job.out;
     linear->owned_bytes = bytes;
     linear->scale = 1.0f;
@@ -122,9 +130,11 @@ static bl_status repack_ternary(const bl__gguf_tensor *t, float scale, bl__pool 
     return BL_OK;
 }
 
-/* blk.N.NAME.weight with its companions NAME.scale (one factor) and NAME_norm_in.weight. */
+/* blk.N.NAME.weight with its companions NAME.scale (one factor) and NAME_norm_in.weight. Ternary
+ * weights run as `native`, or as they are when that is a layout of tiles and `stays`. */
 static bl_status load_linear(const bl_model *model, size_t layer, const char *name, size_t rows,
-                             size_t cols, bl__pool *pool, bl__linear *out, bl_error *err) {
+                             size_t cols, bl__layout native, bool stays, bl__pool *pool,
+                             bl__linear *out, bl_error *err) {
     char weight[NAME_BYTES], scale_name[NAME_BYTES], norm_name[NAME_BYTES];
     const bl__gguf_tensor *t;
     const float *scale;
@@ -142,11 +152,13 @@ static bl_status load_linear(const bl_model *model, size_t layer, const char *na
     linear.data = t->data;
     if (scale)
         linear.scale = *scale;
-    bool in_place =
-        bl__layout_is_native(t->layout) && !scale && (uintptr_t)t->data % sizeof(float) == 0;
+    bool as_wanted = t->layout == native || (bl__layout_is_native(t->layout) && stays);
+    bool in_place = as_wanted && !scale && (uintptr_t)t->data % sizeof(float) == 0;
     if (linear.int8 && !in_place) {
         bool done;
-        if ((status = repack_ternary(t, linear.scale, pool, &linear, &done, err))) {
+        if (as_wanted)
+            native = t->layout == native ? native : BL_LAYOUT_T2;
+        if ((status = repack_ternary(t, native, linear.scale, pool, &linear, &done, err))) {
             bl__error_prefix(err, weight);
             return status;
         }
@@ -162,10 +174,11 @@ static bl_status load_groups(const bl_model *model, size_t layer, const char *na
     size_t n = model->hparams.n_groups;
     char text[NAME_BYTES];
     if (n == 1)
-        return load_linear(model, layer, name, rows, cols, pool, out, err);
+        return load_linear(model, layer, name, rows, cols, BL_LAYOUT_T2, true, pool, out, err);
     for (size_t i = 0; i < n; i++) {
         snprintf(text, sizeof text, "%s.%zu", name, i);
-        bl_status status = load_linear(model, layer, text, rows, cols / n, pool, &out[i], err);
+        bl_status status =
+            load_linear(model, layer, text, rows, cols / n, BL_LAYOUT_T2, true, pool, &out[i], err);
         if (!status && out[i].norm)
             status =
                 bl__fail(err, BL_ERR_UNSUPPORTED,
@@ -174,6 +187,53 @@ static bl_status load_groups(const bl_model *model, size_t layer, const char *na
             return status;
     }
     return BL_OK;
+}
+
+/* Whether the graph lets a layer leave out rows of up and columns of down, and kernels can. */
+static bool may_skip(const bl_model *model) {
+    const bl__hparams *h = &model->hparams;
+    const bl__kernels *kernels = bl__kernels_get();
+    return h->activation == BL_ACTIVATION_RELU2 && h->int8_activations && h->n_groups == 1 &&
+           bl__skip_suits(h->dim) && kernels->listed_rows && kernels->listed_columns;
+}
+
+/* What no element of up exceeds, divided by the step of its token; infinity where a scale is not a
+ * finite number. The code 3, which a file may hold, counts. */
+static double bound_rows(const bl__linear *up) {
+    const float *scale = (const float *)(const void *)up->data;
+    double most = 1; /* the product with the step alone must not overflow either */
+    for (size_t r = 0; r < up->rows; r++) {
+        double magnitude = fabs((double)scale[r]);
+        if (!(magnitude < INFINITY))
+            return INFINITY;
+        most = magnitude > most ? magnitude : most;
+    }
+    return 256.0 * (double)up->cols * most;
+}
+
+/* up and down in the layouts that let rows and columns be left out, where the model takes them. */
+static bl_status load_up_and_down(bl_model *model, size_t i, bool skip, bl__pool *pool,
+                                  bl_error *err) {
+    const bl__hparams *h = &model->hparams;
+    bl__layer *l = &model->layers[i];
+    bool stays = !skip || model->sparsity != BL_SPARSITY_ON;
+    bl_status status;
+    if ((status = load_linear(model, i, "ffn_up", h->ffn_dim, h->dim,
+                              skip ? BL_LAYOUT_R2 : BL_LAYOUT_T2, stays, pool, &l->up, err)) ||
+        (status = load_linear(model, i, "ffn_down", h->dim, h->ffn_dim,
+                              skip ? BL_LAYOUT_C2 : BL_LAYOUT_T2, stays, pool, l->down, err)))
+        return status;
+    l->can_skip = l->up.layout == BL_LAYOUT_R2 && l->down->layout == BL_LAYOUT_C2 &&
+                  bl__layout_is_native(l->gate.layout) && l->gate.int8 && !l->gate.norm &&
+                  !l->up.norm && !l->down->norm;
+    if (l->can_skip)
+        l->up_bound = bound_rows(&l->up);
+    if (l->can_skip || !skip)
+        return BL_OK;
+    bl__pages_free(l->up.owned, l->up.owned_bytes); /* one alone is of no use: both as T2 */
+    bl__pages_free(l->down->owned, l->down->owned_bytes);
+    l->up.owned = l->down->owned = NULL;
+    return load_up_and_down(model, i, false, pool, err);
 }
 
 static bl_status load_layer(bl_model *model, size_t i, bl__pool *pool, bl_error *err) {
@@ -198,9 +258,10 @@ static bl_status load_layer(bl_model *model, size_t i, bl__pool *pool, bl_error 
         size_t rows, cols;
         bl__linear *to;
     } linears[] = {
-        {"attn_q", q_dim, dim, &layer->q},  {"attn_k", kv_dim, dim, &layer->k},
-        {"attn_v", kv_dim, dim, &layer->v}, {"ffn_gate", ffn, dim, &layer->gate},
-        {"ffn_up", ffn, dim, &layer->up},
+        {"attn_q", q_dim, dim, &layer->q},
+        {"attn_k", kv_dim, dim, &layer->k},
+        {"attn_v", kv_dim, dim, &layer->v},
+        {"ffn_gate", ffn, dim, &layer->gate},
     };
     layer->o = bl__calloc(h->n_groups, sizeof *layer->o);
     layer->down = bl__calloc(h->n_groups, sizeof *layer->down);
@@ -215,11 +276,14 @@ static bl_status load_layer(bl_model *model, size_t i, bl__pool *pool, bl_error 
     }
     for (size_t l = 0; l < sizeof linears / sizeof linears[0]; l++) {
         bl_status status = load_linear(model, i, linears[l].name, linears[l].rows, linears[l].cols,
-                                       pool, linears[l].to, err);
+                                       BL_LAYOUT_T2, true, pool, linears[l].to, err);
         if (status)
             return status;
     }
     bl_status status = load_groups(model, i, "attn_output", dim, q_dim, pool, layer->o, err);
+    if (status || h->n_groups == 1)
+        return status ? status : load_up_and_down(model, i, may_skip(model), pool, err);
+    status = load_linear(model, i, "ffn_up", ffn, dim, BL_LAYOUT_T2, true, pool, &layer->up, err);
     return status ? status : load_groups(model, i, "ffn_down", dim, ffn, pool, layer->down, err);
 }
 

@@ -2,6 +2,7 @@
 #include "model/work.h"
 
 #include "model/model.h"
+#include "quant/skip.h"
 
 /* Bytes of a matrix as it lies in memory; loading has shown that its size can be computed. */
 static uint64_t linear_bytes(const bl__linear *linear) {
@@ -33,6 +34,7 @@ bl__work bl__model_work(const bl_model *model) {
     const bl__hparams *h = &model->hparams;
     bl__work work = {.head_bytes = linear_bytes(&model->head) + h->dim * sizeof(float),
                      .token_bytes = linear_bytes(&model->embedding) / h->vocab};
+    work.row_bytes = work.column_bytes = bl__skip_stride(h->dim);
     for (size_t i = 0; i < h->n_layers; i++)
         add_layer(h, &model->layers[i], &work);
     return work;

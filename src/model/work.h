@@ -12,6 +12,8 @@ typedef struct bl__work {
     uint64_t head_bytes;     /* output norm and head: once for a batch that gives logits */
     uint64_t token_bytes;    /* the embedding's row: once for each token */
     uint64_t position_bytes; /* keys and values of a position: for each position attended to */
+    uint64_t row_bytes;      /* of layer_bytes: a row of up that is skipped */
+    uint64_t column_bytes;   /* and a column of down */
     uint64_t int8_macs;      /* multiply-adds of int8 activations, for each token */
 } bl__work;
 

@@ -7,12 +7,13 @@
 #include "quant/b1.h"
 #include "quant/layouts.h"
 #include "quant/quant.h"
+#include "quant/skip.h"
 #include "quant/t5.h"
 
 typedef struct layout_entry {
     bl__layout_info info;
     /* A tensor is rows x (row_bytes + cols / block_cols x block_bytes) + tensor_bytes, but for
-     * hf_u8 and the native layouts. */
+     * hf_u8, the native layouts, r2 and c2. */
     uint16_t block_bytes, row_bytes, tensor_bytes;
     const bl__layout_functions *functions;
 } layout_entry;
@@ -43,6 +44,10 @@ static const layout_entry layouts[BL_LAYOUT_COUNT] = {
         {{"bl_t5", BL_T5_TYPE_ID, BL_T5_TYPE_ID, 1, true, "row"}, 0, 0, 0, &bl__layout_t5},
     [BL_LAYOUT_B1] =
         {{"bl_b1", BL_B1_TYPE_ID, BL_B1_TYPE_ID, 1, true, "row"}, 0, 0, 0, &bl__layout_b1},
+    [BL_LAYOUT_R2] =
+        {{"bl_r2", BL_R2_TYPE_ID, BL_R2_TYPE_ID, 1, true, "row"}, 0, 0, 0, &bl__layout_r2},
+    [BL_LAYOUT_C2] =
+        {{"bl_c2", BL_C2_TYPE_ID, BL_C2_TYPE_ID, 1, true, "row"}, 0, 0, 0, &bl__layout_c2},
 };
 
 const bl__layout_info *bl__layout_get(bl__layout layout) {
@@ -94,6 +99,13 @@ static bool count_tiles(bl__layout layout, size_t rows, size_t cols, size_t *byt
            bl__mul_size(bl__t2_tiles(rows), stride, bytes);
 }
 
+/* n rows of R2 or columns of C2, each as long as there are columns or rows. */
+static bool count_skip(size_t n, size_t length, size_t rows, size_t *bytes) {
+    return length <= SIZE_MAX - BL_SKIP_BLOCK && rows <= SIZE_MAX / 8 &&
+           bl__mul_size(n, bl__skip_stride(length), bytes) &&
+           bl__add_size(*bytes, bl__skip_scale_bytes(rows), bytes);
+}
+
 static bool count_rows(const layout_entry *entry, size_t rows, size_t cols, size_t *bytes) {
     size_t stride, all;
     return bl__mul_size(cols / entry->info.block_cols, entry->block_bytes, &stride) &&
@@ -111,6 +123,8 @@ bl_status bl__layout_bytes(bl__layout layout, size_t rows, size_t cols, size_t *
         return bl__fail(err, BL_ERR_ARGUMENT, "%s: %zu rows, expected a multiple of 4",
                         entry->info.name, rows);
     bool fits = bl__layout_is_native(layout) ? count_tiles(layout, rows, cols, bytes)
+                : layout == BL_LAYOUT_R2     ? count_skip(rows, cols, rows, bytes)
+                : layout == BL_LAYOUT_C2     ? count_skip(cols, rows, rows, bytes)
                 : layout == BL_LAYOUT_HF_U8  ? bl__mul_size(rows / 4, cols, bytes)
                                              : count_rows(entry, rows, cols, bytes);
     if (!fits)
@@ -140,6 +154,10 @@ bool bl__layout_check_row(bl__layout layout, const void *tensor, size_t rows, si
                           size_t row) {
     bl__row at = find_row(&layouts[layout], tensor, rows, cols, row);
     return layouts[layout].functions->check(&at);
+}
+
+bool bl__layout_is_divisible(bl__layout layout) {
+    return layout != BL_LAYOUT_R2 && layout != BL_LAYOUT_C2 && layout != BL_LAYOUT_HF_U8;
 }
 
 bl_status bl__layout_pack_rows(bl__layout layout, const float *weights, size_t rows, size_t cols,

@@ -34,6 +34,8 @@ typedef enum bl__layout {
     BL_LAYOUT_T2,    /* Bitloom's native ternary layout at 2 bits, see t2.h */
     BL_LAYOUT_T5,    /* the same at 1.6 bits, see t5.h */
     BL_LAYOUT_B1,    /* and for -1 and +1 at 1 bit, see b1.h */
+    BL_LAYOUT_R2,    /* at 2 bits too: rows that can be left out, see skip.h */
+    BL_LAYOUT_C2,    /* and columns */
     BL_LAYOUT_COUNT
 } bl__layout;
 
@@ -76,12 +78,18 @@ void bl__layout_unpack_row(bl__layout layout, const void *tensor, size_t rows, s
 bool bl__layout_check_row(bl__layout layout, const void *tensor, size_t rows, size_t cols,
                           size_t row);
 
+enum { BL_PACK_ROWS = 256 };
+
+/* Whether rows packed as a tensor of their own, from a multiple of BL_PACK_ROWS on, are the bytes
+ * that they have in the whole tensor. */
+bool bl__layout_is_divisible(bl__layout layout);
+
 /* Packs rows first_row ... first_row + n_rows - 1 from weights[n_rows][cols] into the tensor.
  * Ternary layouts demand values that are ternary to the bit within each scale's reach (magnitude 1
  * for hf_u8), and store the scale as the layout does: float16 rounds it to half to even.
  * tensor_scale: the one magnitude of all non-zero weights, used by i2_s and i2_s_arm only, whose
- * trailer is written with row 0. Ranges that start and end at multiples of 64 rows may be packed by
- * different threads (except hf_u8).
+ * trailer is written with row 0. Ranges that start and end at multiples of BL_PACK_ROWS rows may be
+ * packed by different threads (except hf_u8).
  * The quantizing layouts (q8_0, q4_0, q4_1, q1_0) round as ggml does, f16 and bf16 half to even;
  * q6_k cannot be packed.
  * Errors: BL_ERR_UNSUPPORTED, naming layout and row, for several magnitudes within a scale's reach,

@@ -11,6 +11,7 @@
 #include "bitloom/train.h"
 #include "formats/gguf.h"
 #include "quant/quant.h"
+#include "quant/skip.h"
 #include "tokenizer/vocab.h"
 #include "train/trained.h"
 
@@ -147,6 +148,16 @@ static bl_status write_metadata(const gguf_export *e, const char *path) {
 
 /* ---- tensors ---- */
 
+/* As convert chooses it: rows of up and columns of down can be left out with ReLU^2. */
+static bl__layout layout_of(const gguf_export *e, size_t which) {
+    const bl__recipe *r = &e->trained.recipe;
+    bool skips = r->activation && r->groups == 1 && r->weights == BL_WEIGHTS_TERNARY &&
+                 bl__skip_suits((size_t)r->dim);
+    return skips && which == BL_PARAM_UP     ? BL_LAYOUT_R2
+           : skips && which == BL_PARAM_DOWN ? BL_LAYOUT_C2
+                                             : linear_layout(e);
+}
+
 /* One tensor of the file: a parameter, or a group of its columns. */
 typedef struct piece {
     const bl__param *param;
@@ -182,7 +193,7 @@ static piece make_layer_piece(const gguf_export *e, size_t index, size_t which, 
     piece t = {.param = p, .linear = bl__trained_linear(e->trained.net, p), .group = group};
     t.cols = split ? p->cols / (size_t)r->groups : p->cols;
     t.first = group * t.cols;
-    t.layout = linear_layout(e);
+    t.layout = layout_of(e, which);
     if (!r->sub_norms && (which == BL_PARAM_Q || which == BL_PARAM_K))
         t.head_dim = (size_t)r->head_dim;
     if (split)

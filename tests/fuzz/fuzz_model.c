@@ -13,7 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     bl_error err;
     bl_session_params params = {.n_ctx = 8, .n_batch = 3, .n_threads = 1};
     const bl_token tokens[] = {0, 1, 2, 3, 0};
-    if (bl__model_from_bytes(data, size, NULL, &model, &err) == BL_OK &&
+    if (bl__model_from_bytes(data, size, BL_SPARSITY_ON, NULL, &model, &err) == BL_OK &&
         bl_session_create(model, &params, &session, &err) == BL_OK)
         (void)bl_session_eval(session, tokens, 5, NULL, &err);
     bl_session_free(session);

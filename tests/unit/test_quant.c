@@ -240,7 +240,7 @@ static void test_round_trips(void **state) {
         if (!info->ternary)
             continue;
         for (int round = 0; round < 40; round++) {
-            size_t rows = 1 + bl__random_below(&random, 150);
+            size_t rows = 1 + bl__random_below(&random, 560);
             size_t cols = info->block_cols == 1 ? 1 + bl__random_below(&random, 600)
                                                 : info->block_cols * bl__random_below(&random, 5);
             if (layout == BL_LAYOUT_HF_U8)
@@ -265,9 +265,10 @@ static void test_round_trips(void **state) {
                     assert_true(back[c] == weights[r * cols + c]);
                 assert_true(back[cols] == -77);
             }
-            /* Pieces of 64 rows, last first, give the same bytes. */
-            for (size_t first = (rows - 1) / 64 * 64;; first -= 64) {
-                size_t n = rows - first < 64 ? rows - first : 64;
+            /* Pieces, last first, give the same bytes. */
+            size_t piece = BL_PACK_ROWS;
+            for (size_t first = (rows - 1) / piece * piece;; first -= piece) {
+                size_t n = rows - first < piece ? rows - first : piece;
                 assert_int_equal(bl__layout_pack_rows(layout, weights + first * cols, rows, cols,
                                                       first, n, 0.625f, pieces, &err),
                                  BL_OK);
@@ -405,6 +406,62 @@ static void test_native_choice(void **state) {
     assert_int_equal(bl__layout_choose_native(false, (1u << 27) + 4), BL_LAYOUT_T5);
     assert_int_equal(bl__layout_choose_native(true, 1u << 27), BL_LAYOUT_B1);
     assert_int_equal(bl__layout_choose_native(true, 1u << 31), BL_LAYOUT_B1);
+}
+
+/* Every bit of R2 and C2 where skip.h says it is. */
+static void test_skip_bits(void **state) {
+    (void)state;
+    enum { ROWS = 300, COLS = 270, SCALES = 19 * 64 };
+    float *weights = bl__malloc_array((size_t)ROWS * COLS, sizeof *weights);
+    size_t r2_bytes = SCALES + ROWS * 128, c2_bytes = SCALES + COLS * 128, bytes;
+    uint8_t *r2 = bl__malloc(r2_bytes), *c2 = bl__malloc(c2_bytes);
+    bl__random random;
+    bl__random_seed(&random, 4);
+    for (size_t i = 0; i < (size_t)ROWS * COLS; i++)
+        weights[i] = random_ternary(&random, (float)(i / COLS + 1));
+    for (size_t r = 0; r < ROWS; r++) /* so that the magnitude is there */
+        weights[r * COLS] = (float)(r + 1);
+    assert_int_equal(bl__layout_bytes(BL_LAYOUT_R2, ROWS, COLS, &bytes, NULL), BL_OK);
+    assert_int_equal(bytes, r2_bytes);
+    assert_int_equal(bl__layout_bytes(BL_LAYOUT_C2, ROWS, COLS, &bytes, NULL), BL_OK);
+    assert_int_equal(bytes, c2_bytes);
+    memset(r2, 0xff, r2_bytes);
+    memset(c2, 0xff, c2_bytes);
+    assert_int_equal(bl__layout_pack_rows(BL_LAYOUT_R2, weights, ROWS, COLS, 0, ROWS, 0, r2, NULL),
+                     BL_OK);
+    assert_int_equal(bl__layout_pack_rows(BL_LAYOUT_C2, weights, ROWS, COLS, 0, ROWS, 0, c2, NULL),
+                     BL_OK);
+    for (size_t r = 0; r < 304; r++) {
+        float scale;
+        memcpy(&scale, r2 + 4 * r, 4);
+        assert_true(scale == (r < ROWS ? (float)(r + 1) : 0.0f));
+        assert_memory_equal(r2 + 4 * r, c2 + 4 * r, 4);
+    }
+    for (size_t r = 0; r < 512; r++)
+        for (size_t c = 0; c < 512; c++) {
+            float w = r < ROWS && c < COLS ? weights[r * COLS + c] : 0;
+            int want = w > 0 ? 2 : w < 0 ? 0 : 1;
+            size_t b = c / 256, i = c % 256 / 16, p = c % 16 / 4, j = c % 4;
+            if (r < ROWS)
+                assert_int_equal(r2[SCALES + r * 128 + 64 * b + 4 * i + j] >> 2 * p & 3, want);
+            size_t g = r / 256, q = r % 256 / 64, s = r % 64 / 16, l = r % 16 / 4, k = r % 4;
+            if (c < COLS)
+                assert_int_equal(c2[SCALES + c * 128 + 64 * g + 16 * l + 4 * s + k] >> 2 * q & 3,
+                                 want);
+        }
+    assert_true(bl__layout_check_row(BL_LAYOUT_R2, r2, ROWS, COLS, ROWS - 1));
+    assert_true(bl__layout_check_row(BL_LAYOUT_C2, c2, ROWS, COLS, ROWS - 1));
+    r2[r2_bytes - 1] ^= 1; /* padding */
+    c2[c2_bytes - 1] ^= 0x40;
+    assert_false(bl__layout_check_row(BL_LAYOUT_R2, r2, ROWS, COLS, ROWS - 1));
+    assert_false(bl__layout_check_row(BL_LAYOUT_C2, c2, ROWS, COLS, ROWS - 1));
+    r2[SCALES] |= 3; /* no code */
+    c2[SCALES] |= 3;
+    assert_false(bl__layout_check_row(BL_LAYOUT_R2, r2, ROWS, COLS, 0));
+    assert_false(bl__layout_check_row(BL_LAYOUT_C2, c2, ROWS, COLS, 0));
+    bl__free(weights);
+    bl__free(r2);
+    bl__free(c2);
 }
 
 /* ---- What must be caught ---- */
@@ -647,14 +704,14 @@ static void test_absmean_in_pieces(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_vector_itself),    cmocka_unit_test(test_vector_bytes),
-        cmocka_unit_test(test_ggml_blocks),      cmocka_unit_test(test_q6_k),
-        cmocka_unit_test(test_floats),           cmocka_unit_test(test_round_trips),
-        cmocka_unit_test(test_t2_bits),          cmocka_unit_test(test_dense_bits),
-        cmocka_unit_test(test_t5_bytes),         cmocka_unit_test(test_native_choice),
-        cmocka_unit_test(test_bad_codes),        cmocka_unit_test(test_bad_scales),
-        cmocka_unit_test(test_refusals),         cmocka_unit_test(test_sizes),
-        cmocka_unit_test(test_is_ternary),       cmocka_unit_test(test_absmean),
-        cmocka_unit_test(test_absmean_in_pieces)};
+        cmocka_unit_test(test_vector_itself), cmocka_unit_test(test_vector_bytes),
+        cmocka_unit_test(test_ggml_blocks),   cmocka_unit_test(test_q6_k),
+        cmocka_unit_test(test_floats),        cmocka_unit_test(test_round_trips),
+        cmocka_unit_test(test_t2_bits),       cmocka_unit_test(test_dense_bits),
+        cmocka_unit_test(test_t5_bytes),      cmocka_unit_test(test_native_choice),
+        cmocka_unit_test(test_skip_bits),     cmocka_unit_test(test_bad_codes),
+        cmocka_unit_test(test_bad_scales),    cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_sizes),         cmocka_unit_test(test_is_ternary),
+        cmocka_unit_test(test_absmean),       cmocka_unit_test(test_absmean_in_pieces)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
