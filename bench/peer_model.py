@@ -1,0 +1,95 @@
+#!/usr/bin/env python3
+"""Writes a ternary model of random weights in float16, for the quantizers of other engines.
+
+usage: peer_model.py SHAPE ARCHITECTURE OUTPUT.gguf
+
+SHAPE is 125M, 700M or 2B4T, as `bitloom dummy --shape` knows them; ARCHITECTURE is what the engine calls
+BitNet b1.58: bitnet for llama.cpp and the llama.cpp under microsoft/BitNet, bitnet-b1.58 for ik_llama.cpp.
+Every matrix of a layer holds a scale times -1, 0 and 1, exactly, so a quantizer loses nothing. The head
+is the embedding, as in `bitloom dummy`. Then, for example:
+
+    llama-quantize f16.gguf tq2_0.gguf TQ2_0
+    llama-quantize f16.gguf iq2_bn.gguf IQ2_BN
+    llama-quantize --token-embedding-type q6_K f16.gguf i2_s.gguf I2_S 1     (one thread: with two its file is damaged)
+
+(A file name that starts with a digit is taken for a type: write ./2B4T.gguf.)
+
+    pip install --only-binary :all: gguf numpy
+"""
+import sys
+
+import gguf
+import numpy as np
+
+# layers, width, FFN width, heads, heads of keys and values, vocabulary
+SHAPES = {"125M": (11, 768, 3072, 12, 12, 32000),
+          "700M": (24, 1536, 4096, 16, 16, 32000),
+          "2B4T": (30, 2560, 6912, 20, 5, 128256)}
+CONTEXT = 4096
+
+
+def ternary(random, rows, cols):
+    scale = np.float16(1 / 32)
+    return (random.integers(-1, 2, (rows, cols), dtype=np.int8) * scale).astype(np.float16)
+
+
+def add_vocabulary(writer, n):
+    byte = [f"<0x{i:02X}>" for i in range(256)]
+    tokens = ["<unk>", "<s>", "</s>"] + byte + ["\u2581"]
+    tokens += [f"t{i}" for i in range(len(tokens), n)]
+    types = [2, 3, 3] + [6] * 256 + [1] * (n - 259)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([t.encode() for t in tokens])
+    writer.add_token_scores([-float(i) for i in range(n)])
+    writer.add_token_types(types)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_unk_token_id(0)
+
+
+def main():
+    if len(sys.argv) != 4 or sys.argv[1] not in SHAPES:
+        sys.exit(__doc__)
+    n_layers, dim, ffn, n_heads, n_kv_heads, vocab = SHAPES[sys.argv[1]]
+    kv_dim = dim // n_heads * n_kv_heads
+    writer = gguf.GGUFWriter(sys.argv[3], sys.argv[2], use_temp_file=True)
+    writer.add_name(f"random-{sys.argv[1]}")
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+    writer.add_block_count(n_layers)
+    writer.add_context_length(CONTEXT)
+    writer.add_embedding_length(dim)
+    writer.add_feed_forward_length(ffn)
+    writer.add_head_count(n_heads)
+    writer.add_head_count_kv(n_kv_heads)
+    writer.add_rope_dimension_count(dim // n_heads)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(vocab)
+    add_vocabulary(writer, vocab)
+    random = np.random.default_rng(1)
+    embedding = random.uniform(-0.03, 0.03, (vocab, dim)).astype(np.float16)
+    writer.add_tensor("token_embd.weight", embedding)
+    for i in range(n_layers):
+        def add(name, rows, cols=None, i=i):
+            data = np.ones(rows, np.float32) if cols is None else ternary(random, rows, cols)
+            writer.add_tensor(f"blk.{i}.{name}.weight", data)
+        add("attn_norm", dim)
+        add("attn_q", dim, dim)
+        add("attn_k", kv_dim, dim)
+        add("attn_v", kv_dim, dim)
+        add("attn_sub_norm", dim)
+        add("attn_output", dim, dim)
+        add("ffn_norm", dim)
+        add("ffn_gate", ffn, dim)
+        add("ffn_up", ffn, dim)
+        add("ffn_sub_norm", ffn)
+        add("ffn_down", dim, ffn)
+    writer.add_tensor("output_norm.weight", np.ones(dim, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+
+
+if __name__ == "__main__":
+    main()
