@@ -12,10 +12,12 @@
 enum {
     BLOCK_TILES = 16, /* rows of up that many tokens meet while these lie in a cache, by 16 */
     GROUP = BL_SKIP_BLOCK,
-    FEW_TOKENS = 4,    /* up to so many, down's columns are split over threads, not its rows */
-    MIN_COLUMNS = 64,  /* of down, for a part */
-    MANY_TOKENS = 8,   /* from so many on, weights may become tiles of T2 first: then they meet */
-    DENSE_PERCENT = 40 /* more tokens at once, which pays when this share of them is needed */
+    FEW_TOKENS = 4,     /* up to so many, down's columns are split over threads, not its rows */
+    MIN_COLUMNS = 64,   /* of down, for a part */
+    MANY_TOKENS = 8,    /* from so many on, weights may become tiles of T2 first: then they meet */
+    DENSE_PERCENT = 40, /* more tokens at once, which pays when this share of them is needed */
+    ROW_COST = 512,     /* what a row takes besides its columns, in columns */
+    LIST_COST = 160     /* and a list of columns besides them */
 };
 
 static bool any_skips(const bl_model *model) {
@@ -125,7 +127,8 @@ static void up_tiles(const gate_up *job, size_t tile, size_t n_tiles, uint8_t *t
 static void gate_up_part(void *context, size_t part, size_t n_parts) {
     const gate_up *job = context;
     bl__skip *skip = job->skip;
-    size_t rows = job->layer->up.rows, n_tiles = bl__t2_tiles(rows), used = 0;
+    size_t rows = job->layer->up.rows, cols = job->layer->up.cols;
+    size_t n_tiles = bl__t2_tiles(rows), used = 0;
     size_t end = n_tiles * (part + 1) / n_parts;
     for (size_t tile = n_tiles * part / n_parts, n; tile < end; tile += n) {
         n = job->n_tokens == 1 ? end - tile : bl__min_size(BLOCK_TILES, end - tile);
@@ -135,7 +138,7 @@ static void gate_up_part(void *context, size_t part, size_t n_parts) {
                           job->gate);
         for (size_t t = 0; job->n_tokens >= MANY_TOKENS && t < job->n_tokens; t++)
             needed += skip->wanted ? count_positive(job->gate + t * rows + first, n_rows) : n_rows;
-        if (needed * 100 > n_rows * job->n_tokens * DENSE_PERCENT) {
+        if (needed * (cols + ROW_COST) * 100 > n_rows * job->n_tokens * cols * DENSE_PERCENT) {
             up_tiles(job, tile, n, skip->tiles + part * skip->tiles_stride);
             used += n_rows * job->n_tokens;
         } else {
@@ -279,7 +282,8 @@ void bl__skip_down(bl__skip *skip, const bl__layer *layer, const float *x, size_
     bl__pool_run(compute->pool, list_part, &job, bl__min_size(n_tokens, compute->max_parts));
     for (size_t t = 0; t < n_tokens; t++)
         needed += skip->n_columns[t];
-    bool dense = n_tokens >= MANY_TOKENS && needed * 100 > all * DENSE_PERCENT;
+    bool dense =
+        n_tokens >= MANY_TOKENS && (needed + n_tokens * LIST_COST) * 100 > all * DENSE_PERCENT;
     if (dense)
         bl__pool_run(compute->pool, tiles_part, &job, bl__min_size(n_groups, compute->max_parts));
     else if (n_tokens > FEW_TOKENS)
