@@ -20,8 +20,8 @@ enum { N_PROMPT = 8 }; /* ids of input_ids that begin the greedy tokens */
 
 #define FLIP_26                                                                                    \
     "transformers rounds input 156 of o_proj in layer 0 of row 26, -83.500007 int8 steps, to "     \
-    "-83, "                                                                                        \
-    "and the rows after it attend to that"
+    "-83; "                                                                                        \
+    "the rows after it attend to that, and in row 31 ours rounds one of -33.499998 to -34"
 
 /* Rows that a flip changes. */
 static const struct flip {
