@@ -13,8 +13,9 @@
 
 typedef struct convert_settings {
     const char *output, *type, *embed_type;
+    const char *i2s_order;
     int64_t threads;
-    bool json, quiet;
+    bool known_answer, json, quiet;
 } convert_settings;
 
 #define CONVERT(field) offsetof(convert_settings, field)
@@ -27,6 +28,10 @@ static const option OPTIONS[] = {
      "layout of the linear weights (default native); one of:"},
     {0, "embed-type", NULL, OPTION_CHOICE, "TYPE", CONVERT(embed_type), 0, 0, "f32 f16 bf16 q8_0",
      "layout of embedding and output head (default: as stored); one of:"},
+    {0, "known-answer", NULL, OPTION_FLAG, NULL, CONVERT(known_answer), 0, 0, NULL,
+     "run the model when it is written and keep what it says in the file, for bitloom verify"},
+    {0, "i2s-order", NULL, OPTION_CHOICE, "CPU", CONVERT(i2s_order), 0, 0, "x86 arm",
+     "which builds of bitnet.cpp wrote the input's i2_s (default x86); one of:"},
     {'t', "threads", NULL, OPTION_INTEGER, "N", CONVERT(threads), 0, 1024, NULL,
      "threads; 0 = one for each physical core (default)"},
     {0, "json", NULL, OPTION_FLAG, NULL, CONVERT(json), 0, 0, NULL,
@@ -108,6 +113,8 @@ static int run(int argc, char **argv) {
     bl_convert_params params = {.type = s.type,
                                 .embed_type = s.embed_type,
                                 .n_threads = (uint32_t)s.threads,
+                                .known_answer = s.known_answer,
+                                .i2_s_arm = s.i2s_order && strcmp(s.i2s_order, "arm") == 0,
                                 .progress = show_progress,
                                 .user = &p};
     bl_convert_report report;

@@ -40,6 +40,7 @@ find_missing() {
     need libjansson-dev has_library jansson
     need libpcre2-dev has_library libpcre2-8
     need libutf8proc-dev has_library libutf8proc
+    need libxxhash-dev has_library libxxhash
     need libedit-dev has_library libedit
     need libcmocka-dev has_library cmocka
     if [ "$set_name" = test ]; then

@@ -41,7 +41,7 @@ fetch_libraries() {
     apt_arm64 apt-get update || return 1
     packages=
     for package in libjansson4 libjansson-dev libpcre2-8-0 libpcre2-dev libutf8proc2 \
-        libutf8proc3 libutf8proc-dev libcmocka0 libcmocka-dev; do
+        libutf8proc3 libutf8proc-dev libxxhash-dev libcmocka0 libcmocka-dev; do
         apt_arm64 apt-cache show $package:arm64 >/dev/null 2>&1 &&
             packages="$packages $package:arm64"
     done

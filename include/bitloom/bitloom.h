@@ -19,5 +19,6 @@
 #include "bitloom/system.h"
 #include "bitloom/tokenizer.h"
 #include "bitloom/train.h"
+#include "bitloom/verify.h"
 
 #endif

@@ -21,6 +21,9 @@ typedef struct bl_convert_params {
     const char *embed_type; /* layout of embedding and head: NULL = as stored, "f32", "f16", "bf16",
                                "q8_0" */
     uint32_t n_threads;     /* 0 = all physical cores */
+    bool known_answer;      /* run the model when it is written, and keep in the file what it says
+                               for bl_verify(); a GGUF file's own answer is kept otherwise */
+    bool i2_s_arm;          /* i2_s tensors of the input are in the order of ARM builds */
     /* Called every few megabytes; returns false to cancel. May be NULL. */
     bool (*progress)(void *user, size_t tensors_done, size_t n_tensors, uint64_t bytes_done,
                      uint64_t n_bytes);
@@ -35,7 +38,8 @@ typedef struct bl_convert_report {
 } bl_convert_report;
 
 /* Converts a Hugging Face directory or a GGUF file to the GGUF file `output`, written beside it
- * and renamed when whole. params and report may be NULL.
+ * and renamed when whole. It has checksums of all its bytes, for bl_verify(). params and report may
+ * be NULL.
  *
  * Ternary weights stay the same -1, 0, +1 whatever the type. Their scale is rounded where the type
  * has less for it: to float16 in tq1_0, tq2_0 and iq1_bn, to the weights' own type in f16 and bf16.

@@ -2,7 +2,7 @@
 
 _bitloom() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
-    local commands="run chat convert inspect tokenize data tokenizer train plot bench perplexity compare dummy info help"
+    local commands="run chat convert inspect verify tokenize data tokenizer train plot bench perplexity compare dummy info help"
     local model="-m --model -t --threads -c --ctx-size -b --batch-size --numa --cache-type --head
         --sparsity"
     local sampling="-n --n-predict --predict -s --seed --temp -temp --top-k --top-p --min-p
@@ -35,6 +35,7 @@ _bitloom() {
         train:--memory) mapfile -t COMPREPLY < <(compgen -W "store recompute" -- "$cur"); return ;;
         plot:--x) mapfile -t COMPREPLY < <(compgen -W "tokens step seconds" -- "$cur"); return ;;
         *:--sparsity) mapfile -t COMPREPLY < <(compgen -W "auto on off" -- "$cur"); return ;;
+        *:--i2s-order) mapfile -t COMPREPLY < <(compgen -W "x86 arm" -- "$cur"); return ;;
         *:--embed-type) mapfile -t COMPREPLY < <(compgen -W "$embed_types" -- "$cur"); return ;;
         *:--kind) mapfile -t COMPREPLY < <(compgen -W "$kinds" -- "$cur"); return ;;
         tokenizer:tokenizer)
@@ -54,8 +55,11 @@ _bitloom() {
     case $cmd in
         run) options+=" $model $sampling $speculation -p --prompt -f --file -e --escape --no-bos --json -q --quiet" ;;
         chat) options+=" $model $sampling $speculation --system -sys --template-file -q --quiet" ;;
-        convert) options+=" -o --output --type --embed-type -t --threads --json -q --quiet" ;;
+        convert)
+            options+=" -o --output --type --embed-type --known-answer --i2s-order -t --threads --json"
+            options+=" -q --quiet" ;;
         inspect) options+=" --json --tensors" ;;
+        verify) options+=" -t --threads --json -q --quiet" ;;
         tokenize) options+=" -m --model --ids --json --decode --no-bos --no-special" ;;
         data)
             options+=" -m --model --json -o --output --valid --valid-file --field --special"
@@ -86,7 +90,7 @@ _bitloom() {
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
-    elif [[ $cmd =~ ^(convert|inspect|data|tokenizer|train|plot|compare)$ ]]; then
+    elif [[ $cmd =~ ^(convert|inspect|verify|data|tokenizer|train|plot|compare)$ ]]; then
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
     fi
 }

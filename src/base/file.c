@@ -242,6 +242,11 @@ uint64_t bl__outfile_offset(const bl__outfile *file) {
     return file->offset;
 }
 
+bl_status bl__outfile_flush(bl__outfile *file, const char **part_path, bl_error *err) {
+    *part_path = file->part_path;
+    return flush_buffer(file, err);
+}
+
 bl_status bl__outfile_patch(bl__outfile *file, uint64_t offset, const void *data, size_t len,
                             bl_error *err) {
     if (offset > file->offset || len > file->offset - offset)

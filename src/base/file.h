@@ -35,6 +35,9 @@ typedef struct bl__outfile bl__outfile;
 bl_status bl__outfile_open(const char *path, bl__outfile **out, bl_error *err);
 bl_status bl__outfile_write(bl__outfile *file, const void *data, size_t len, bl_error *err);
 uint64_t bl__outfile_offset(const bl__outfile *file); /* bytes written so far */
+/* Writes out what is buffered, so that others can read the unfinished file. Returns its path by
+ * *part_path, borrowed. */
+bl_status bl__outfile_flush(bl__outfile *file, const char **part_path, bl_error *err);
 /* Replaces bytes that are already written, such as a header that counts what came after it. */
 bl_status bl__outfile_patch(bl__outfile *file, uint64_t offset, const void *data, size_t len,
                             bl_error *err);

@@ -7,6 +7,8 @@
 #include "base/error.h"
 #include "base/file.h"
 #include "bitloom/system.h"
+#include "bitloom/verify.h"
+#include "formats/known_answer.h"
 
 static bool is_one_of(bl__layout layout, const bl__layout *list, size_t n) {
     for (size_t i = 0; i < n; i++)
@@ -25,7 +27,9 @@ static bl_status read_options(const bl_convert_params *params, bl__plan_options 
                                              BL_LAYOUT_Q8_0};
     const char *type = params->type, *embed = params->embed_type;
     *options = (bl__plan_options){.native = !type || strcmp(type, "native") == 0,
-                                  .embed_as_stored = !embed};
+                                  .embed_as_stored = !embed,
+                                  .new_answer = params->known_answer,
+                                  .i2_s_arm = params->i2_s_arm};
     if (!options->native && (!bl__layout_from_name(type, &options->type) ||
                              !is_one_of(options->type, types, sizeof types / sizeof *types)))
         return bl__fail(err, BL_ERR_ARGUMENT,
@@ -77,16 +81,31 @@ static void fill_report(const bl__plan *plan, uint64_t output_bytes, bl_convert_
     }
 }
 
+/* Runs the file as it will be, and keeps what the model says. */
+static bl_status add_answer(bl__outfile *file, bl__gguf_writer *writer, uint32_t n_threads,
+                            bl_error *err) {
+    bl_known_answer answer;
+    const char *path;
+    bl_status status = bl__outfile_flush(file, &path, err);
+    if (status || (status = bl_known_answer_make(path, n_threads, &answer, err)))
+        return status;
+    return bl__known_answer_fill(writer, &answer, err);
+}
+
 bl_status bl__convert_write_file(const char *output, const bl__plan *plan, bl__gguf_writer *writer,
                                  bl__pool *pool, const bl_convert_params *params, uint64_t *bytes,
                                  bl_error *err) {
     bl__outfile *file;
     bl_status status = declare_tensors(plan, writer, err);
-    if (status || (status = bl__outfile_open(output, &file, err)))
+    if (!status && params->known_answer)
+        status = bl__known_answer_reserve(writer, err);
+    if (status || (status = bl__gguf_writer_checksums(writer, err)) ||
+        (status = bl__outfile_open(output, &file, err)))
         return status;
     if (!(status = bl__gguf_writer_begin(writer, file, err)) &&
-        !(status = bl__plan_write(plan, writer, pool, params, err)))
-        status = bl__gguf_writer_finish(writer, err);
+        !(status = bl__plan_write(plan, writer, pool, params, err)) &&
+        !(status = bl__gguf_writer_finish(writer, err)) && params->known_answer)
+        status = add_answer(file, writer, params->n_threads, err);
     if (status) {
         bl__outfile_abort(file);
         return status;

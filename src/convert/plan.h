@@ -52,6 +52,8 @@ typedef struct bl__plan_options {
     bl__layout type; /* linears, unless native */
     bool embed_as_stored;
     bl__layout embed_type; /* unless as stored */
+    bool new_answer;       /* leave the source's known answer out */
+    bool i2_s_arm;         /* the source's i2_s is in the order of ARM builds */
 } bl__plan_options;
 
 void bl__plan_free(bl__plan *plan);

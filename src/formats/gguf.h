@@ -120,9 +120,15 @@ bl_status bl__gguf_set_value(bl__gguf_writer *writer, const char *key, const bl_
 /* dims in ggml order; the size follows from the layout (rows = product of dims[1...]). */
 bl_status bl__gguf_add_tensor(bl__gguf_writer *writer, const char *name, uint32_t n_dims,
                               const uint64_t *dims, bl__layout layout, bl_error *err);
+/* Writes checksums of everything (formats/checksum.h), taken while it is written. Before begin. */
+bl_status bl__gguf_writer_checksums(bl__gguf_writer *writer, bl_error *err);
 bl_status bl__gguf_writer_begin(bl__gguf_writer *writer, bl__outfile *file, bl_error *err);
 bl_status bl__gguf_write_data(bl__gguf_writer *writer, const void *data, size_t len, bl_error *err);
 /* Checks that every declared byte was written; pads the end. The caller commits the file. */
 bl_status bl__gguf_writer_finish(bl__gguf_writer *writer, bl_error *err);
+/* After finish: replaces the elements of an array of numbers, or the number, that was set for the
+ * key, by as many: data[len]. */
+bl_status bl__gguf_writer_replace(bl__gguf_writer *writer, const char *key, const void *data,
+                                  size_t len, bl_error *err);
 
 #endif

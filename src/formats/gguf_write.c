@@ -6,10 +6,12 @@
 #include "base/buffer.h"
 #include "base/checked.h"
 #include "base/error.h"
+#include "formats/checksum.h"
 #include "formats/gguf.h"
 
 enum {
     VERSION = 3,
+    START_BYTES = 24, /* magic, version, counts */
     DEFAULT_ALIGNMENT = 32,
     MAX_ALIGNMENT = 1 << 20,
     MAX_KEY = 65535,
@@ -26,17 +28,27 @@ typedef struct writer_tensor {
     uint64_t offset; /* from the start of the data section */
 } writer_tensor;
 
+typedef struct writer_key {
+    bl__string name; /* owned */
+    size_t start;    /* of its pair in the metadata */
+} writer_key;
+
 struct bl__gguf_writer {
     bl__buffer metadata; /* encoded pairs */
-    bl__string *keys;    /* owned texts */
+    bl__buffer infos;    /* encoded tensors, from begin on */
+    writer_key *keys;
     writer_tensor *tensors;
     size_t n_keys, cap_keys, n_tensors, cap_tensors;
     bl__names key_names, tensor_names;
     uint32_t alignment;
-    bl__outfile *file; /* NULL until begin */
-    size_t current;    /* tensor being written */
-    size_t written;    /* its bytes so far */
+    bl__outfile *file;      /* NULL until begin */
+    size_t current;         /* tensor being written */
+    size_t written;         /* its bytes so far */
+    bl__checksum *checksum; /* of them; NULL: no checksums are wanted */
+    uint64_t *checksums;    /* uint64_t[1 + n_tensors], from begin on: see BL_CHECKSUM_KEY */
 };
+
+static const uint8_t zeros[64]; /* padding */
 
 static bl_status no_memory(bl_error *err) {
     return bl__fail(err, BL_ERR_MEMORY, "cannot allocate for GGUF metadata");
@@ -47,6 +59,7 @@ bl_status bl__gguf_writer_create(bl__gguf_writer **out, bl_error *err) {
     if (!w)
         return no_memory(err);
     w->metadata = bl__buffer_make(MAX_METADATA);
+    w->infos = bl__buffer_make(MAX_METADATA);
     w->alignment = DEFAULT_ALIGNMENT;
     *out = w;
     return BL_OK;
@@ -56,7 +69,7 @@ void bl__gguf_writer_free(bl__gguf_writer *w) {
     if (!w)
         return;
     for (size_t i = 0; i < w->n_keys; i++)
-        bl__free((void *)(uintptr_t)w->keys[i].data);
+        bl__free((void *)(uintptr_t)w->keys[i].name.data);
     for (size_t i = 0; i < w->n_tensors; i++)
         bl__free((void *)(uintptr_t)w->tensors[i].name.data);
     bl__free(w->keys);
@@ -64,6 +77,9 @@ void bl__gguf_writer_free(bl__gguf_writer *w) {
     bl__names_free(&w->key_names);
     bl__names_free(&w->tensor_names);
     bl__buffer_free(&w->metadata);
+    bl__buffer_free(&w->infos);
+    bl__checksum_free(w->checksum);
+    bl__free(w->checksums);
     bl__free(w);
 }
 
@@ -97,14 +113,14 @@ static bl_status put_key(bl__gguf_writer *w, const char *key, bl__gguf_type type
         return bl__fail(err, BL_ERR_ARGUMENT, "key '%.100s' set after writing began", key);
     if (len == 0 || len > MAX_KEY)
         return bl__fail(err, BL_ERR_ARGUMENT, "key of %zu bytes, expected 1 to %d", len, MAX_KEY);
-    bl__string *keys = make_room(w->keys, w->n_keys, &w->cap_keys, sizeof *keys);
+    writer_key *keys = make_room(w->keys, w->n_keys, &w->cap_keys, sizeof *keys);
     if (!keys)
         return no_memory(err);
     w->keys = keys;
     char *copy = bl__strndup(key, len);
     if (!copy)
         return no_memory(err);
-    w->keys[w->n_keys] = (bl__string){.data = copy, .len = len};
+    w->keys[w->n_keys] = (writer_key){.name = {.data = copy, .len = len}, .start = w->metadata.len};
     bl__names_result added = bl__names_add(&w->key_names, w->keys, sizeof *w->keys, w->n_keys);
     if (added != BL_NAMES_ADDED) {
         bl__free(copy);
@@ -113,7 +129,7 @@ static bl_status put_key(bl__gguf_writer *w, const char *key, bl__gguf_type type
         return bl__fail(err, BL_ERR_ARGUMENT, "key '%.100s' is set twice", key);
     }
     w->n_keys++;
-    put_string(&w->metadata, w->keys[w->n_keys - 1]);
+    put_string(&w->metadata, w->keys[w->n_keys - 1].name);
     put_u32(&w->metadata, type);
     return BL_OK;
 }
@@ -391,7 +407,6 @@ bl_status bl__gguf_add_tensor(bl__gguf_writer *w, const char *name, uint32_t n_d
 
 /* Writes zeros until `offset`, counted in bytes accepted by this writer, is aligned. */
 static bl_status write_padding(bl__gguf_writer *w, uint64_t offset, bl_error *err) {
-    static const uint8_t zeros[64];
     size_t left = (size_t)(-offset & (w->alignment - 1));
     bl_status status = BL_OK;
     while (left && !status) {
@@ -402,41 +417,99 @@ static bl_status write_padding(bl__gguf_writer *w, uint64_t offset, bl_error *er
     return status;
 }
 
+/* ---- Checksums ---- */
+
+bl_status bl__gguf_writer_checksums(bl__gguf_writer *w, bl_error *err) {
+    if (!w->checksum)
+        w->checksum = bl__checksum_create();
+    return w->checksum ? BL_OK : no_memory(err);
+}
+
+/* Room for the checksums, which are not known yet. */
+static bl_status reserve_checksums(bl__gguf_writer *w, bl_error *err) {
+    if (!w->checksum)
+        return BL_OK;
+    w->checksums = bl__calloc(1 + w->n_tensors, sizeof *w->checksums);
+    if (!w->checksums)
+        return no_memory(err);
+    bl_status status = bl__gguf_set_string(w, BL_CHECKSUM_KIND_KEY, BL_CHECKSUM_KIND,
+                                           strlen(BL_CHECKSUM_KIND), err);
+    if (status)
+        return status;
+    return set_array(w, BL_CHECKSUM_KEY, BL_GGUF_U64, w->checksums, sizeof *w->checksums,
+                     1 + w->n_tensors, err);
+}
+
+/* Magic, version, counts. */
+static void encode_start(const bl__gguf_writer *w, uint8_t start[START_BYTES]) {
+    const uint32_t version = VERSION;
+    const uint64_t counts[2] = {w->n_tensors, w->n_keys};
+    memcpy(start, "GGUF", 4);
+    memcpy(start + 4, &version, sizeof version);
+    memcpy(start + 8, counts, sizeof counts);
+}
+
+/* Replaces the last `len` bytes of a key's value, in the metadata and in the file. */
+static bl_status patch_value(bl__gguf_writer *w, size_t key, const void *data, size_t len,
+                             bl_error *err) {
+    size_t end = key + 1 < w->n_keys ? w->keys[key + 1].start : w->metadata.len;
+    memcpy(w->metadata.data + end - len, data, len);
+    return bl__outfile_patch(w->file, START_BYTES + end - len, data, len, err);
+}
+
+/* Writes the checksums again: that of the header, with its own place taken as zeros, and those of
+ * the tensors so far. */
+static bl_status patch_checksums(bl__gguf_writer *w, bl_error *err) {
+    uint8_t start[START_BYTES];
+    size_t key = bl__names_find(&w->key_names, w->keys, sizeof *w->keys,
+                                (bl__string){BL_CHECKSUM_KEY, strlen(BL_CHECKSUM_KEY)});
+    size_t bytes = (1 + w->n_tensors) * sizeof *w->checksums;
+    w->checksums[0] = 0;
+    bl_status status = patch_value(w, key, w->checksums, bytes, err);
+    if (status)
+        return status;
+    encode_start(w, start);
+    bl__checksum_add(w->checksum, start, sizeof start);
+    bl__checksum_add(w->checksum, w->metadata.data, w->metadata.len);
+    bl__checksum_add(w->checksum, w->infos.data, w->infos.len);
+    size_t left =
+        (size_t)(-(uint64_t)(sizeof start + w->metadata.len + w->infos.len) & (w->alignment - 1));
+    for (size_t n; left; left -= n) {
+        n = bl__min_size(left, sizeof zeros);
+        bl__checksum_add(w->checksum, zeros, n);
+    }
+    w->checksums[0] = bl__checksum_take(w->checksum);
+    return patch_value(w, key, w->checksums, bytes, err);
+}
+
+/* ---- Writing ---- */
+
 bl_status bl__gguf_writer_begin(bl__gguf_writer *w, bl__outfile *file, bl_error *err) {
-    bl__buffer head = bl__buffer_make(64);
-    bl__buffer infos = bl__buffer_make(MAX_METADATA);
+    uint8_t start[START_BYTES];
     bl_status status = BL_OK;
     if (w->file || w->metadata.failed)
         return bl__fail(err, BL_ERR_ARGUMENT,
                         w->file ? "GGUF writer begun twice" : "GGUF writer begun after an error");
-    bl__buffer_append(&head, "GGUF", 4);
-    put_u32(&head, VERSION);
-    put_u64(&head, w->n_tensors);
-    put_u64(&head, w->n_keys);
+    if ((status = reserve_checksums(w, err)))
+        return status;
     for (size_t i = 0; i < w->n_tensors; i++) {
         const writer_tensor *t = &w->tensors[i];
-        put_string(&infos, t->name);
-        put_u32(&infos, t->n_dims);
-        bl__buffer_append(&infos, t->dims, t->n_dims * sizeof t->dims[0]);
-        put_u32(&infos, t->type_id);
-        put_u64(&infos, t->offset);
+        put_string(&w->infos, t->name);
+        put_u32(&w->infos, t->n_dims);
+        bl__buffer_append(&w->infos, t->dims, t->n_dims * sizeof t->dims[0]);
+        put_u32(&w->infos, t->type_id);
+        put_u64(&w->infos, t->offset);
     }
-    if (head.failed || infos.failed) {
-        status = no_memory(err);
-        goto done;
-    }
+    if (w->infos.failed)
+        return no_memory(err);
     w->file = file;
-    uint64_t total = (uint64_t)head.len + w->metadata.len + infos.len;
-    if ((status = bl__outfile_write(file, head.data, head.len, err)) ||
+    encode_start(w, start);
+    if ((status = bl__outfile_write(file, start, sizeof start, err)) ||
         (w->metadata.len &&
          (status = bl__outfile_write(file, w->metadata.data, w->metadata.len, err))) ||
-        (infos.len && (status = bl__outfile_write(file, infos.data, infos.len, err))))
-        goto done;
-    status = write_padding(w, total, err);
-done:
-    bl__buffer_free(&head);
-    bl__buffer_free(&infos);
-    return status;
+        (w->infos.len && (status = bl__outfile_write(file, w->infos.data, w->infos.len, err))))
+        return status;
+    return write_padding(w, (uint64_t)sizeof start + w->metadata.len + w->infos.len, err);
 }
 
 bl_status bl__gguf_write_data(bl__gguf_writer *w, const void *data, size_t len, bl_error *err) {
@@ -449,11 +522,15 @@ bl_status bl__gguf_write_data(bl__gguf_writer *w, const void *data, size_t len, 
     bl_status status = len ? bl__outfile_write(w->file, data, len, err) : BL_OK;
     if (status)
         return status;
+    if (w->checksum)
+        bl__checksum_add(w->checksum, data, len);
     w->written += len;
     if (w->written < t->bytes)
         return BL_OK;
     w->written = 0;
     w->current++;
+    if (w->checksum)
+        w->checksums[w->current] = bl__checksum_take(w->checksum);
     return write_padding(w, t->bytes, err); /* tensors start aligned */
 }
 
@@ -463,5 +540,16 @@ bl_status bl__gguf_writer_finish(bl__gguf_writer *w, bl_error *err) {
     if (w->current < w->n_tensors)
         return bl__fail(err, BL_ERR_ARGUMENT, "%s: %zu of %zu bytes written",
                         w->tensors[w->current].name.data, w->written, w->tensors[w->current].bytes);
-    return BL_OK;
+    return w->checksum ? patch_checksums(w, err) : BL_OK;
+}
+
+bl_status bl__gguf_writer_replace(bl__gguf_writer *w, const char *key, const void *data, size_t len,
+                                  bl_error *err) {
+    size_t at = bl__names_find(&w->key_names, w->keys, sizeof *w->keys,
+                               (bl__string){.data = key, .len = strlen(key)});
+    if (!w->file || w->current < w->n_tensors || at == SIZE_MAX)
+        return bl__fail(err, BL_ERR_ARGUMENT, "key '%.100s' replaced %s", key,
+                        at == SIZE_MAX ? "but never set" : "before the file is finished");
+    bl_status status = patch_value(w, at, data, len, err);
+    return status || !w->checksum ? status : patch_checksums(w, err);
 }

@@ -17,10 +17,11 @@
 #include "base/pool.h"
 #include "bitloom/system.h"
 #include "formats/gguf.h"
+#include "measure/tensor_stats.h"
 #include "quant/quant.h"
 #include "tokenizer/utf8.h"
 
-enum { MAX_LISTED = 16, STRIPE_ROWS = 64, JSON_DIGITS = 15 };
+enum { MAX_LISTED = 16, JSON_DIGITS = 15 };
 
 /* ---- Metadata ---- */
 
@@ -180,40 +181,6 @@ typedef struct counts {
     uint64_t bad_rows; /* rows with codes or scales that the layout does not define */
 } counts;
 
-typedef struct count_job {
-    const bl__gguf_tensor *tensor;
-    float *rows;      /* float[n_parts][cols] */
-    counts *partials; /* counts[n_parts] */
-} count_job;
-
-/* Counts the rows part, part + n_parts, ... in blocks of STRIPE_ROWS. */
-static void count_stripe(void *context, size_t part, size_t n_parts) {
-    count_job *job = context;
-    const bl__gguf_tensor *t = job->tensor;
-    float *row = job->rows + part * t->cols;
-    counts c = {0};
-    for (size_t r = part * STRIPE_ROWS; r < t->rows; r += n_parts * STRIPE_ROWS) {
-        size_t end = t->rows - r < STRIPE_ROWS ? t->rows : r + STRIPE_ROWS;
-        for (size_t i = r; i < end; i++) {
-            if (!bl__layout_check_row(t->layout, t->data, t->rows, t->cols, i)) {
-                c.bad_rows++;
-                continue;
-            }
-            uint32_t minus = 0, plus = 0; /* a row has fewer than 2^32 weights of either sign */
-            bl__layout_unpack_row(t->layout, t->data, t->rows, t->cols, i, row);
-            for (size_t k = 0; k < t->cols; k++) {
-                minus += row[k] < 0;
-                plus += row[k] > 0;
-            }
-            c.minus += minus;
-            c.plus += plus;
-            c.weights += t->cols;
-        }
-    }
-    c.zeros = c.weights - c.minus - c.plus;
-    job->partials[part] = c;
-}
-
 static void add_counts(counts *sum, const counts *c) {
     sum->weights += c->weights;
     sum->zeros += c->zeros;
@@ -224,22 +191,14 @@ static void add_counts(counts *sum, const counts *c) {
 
 static bl_status count_tensor(const bl__gguf_tensor *tensor, bl__pool *pool, counts *out,
                               bl_error *err) {
-    size_t n_parts = bl__pool_threads(pool);
-    count_job job = {.tensor = tensor, .rows = NULL};
-    job.partials = bl__calloc(n_parts, sizeof *job.partials);
-    if (tensor->cols <= SIZE_MAX / sizeof(float) / n_parts)
-        job.rows = bl__malloc_array(n_parts * tensor->cols, sizeof *job.rows);
-    bl_status status = BL_OK;
-    if (!job.partials || !job.rows) {
-        status = bl__fail(err, BL_ERR_MEMORY, "cannot allocate rows of %zu weights", tensor->cols);
-    } else {
-        bl__pool_run(pool, count_stripe, &job, n_parts);
-        *out = (counts){0};
-        for (size_t i = 0; i < n_parts; i++)
-            add_counts(out, &job.partials[i]);
-    }
-    bl__free(job.partials);
-    bl__free(job.rows);
+    bl__tensor_stats stats;
+    bl_status status = bl__tensor_stats_count(tensor, 0, pool, &stats, err);
+    if (!status)
+        *out = (counts){.weights = stats.weights,
+                        .zeros = bl__tensor_stats_zeros(&stats),
+                        .minus = stats.minus,
+                        .plus = stats.plus,
+                        .bad_rows = stats.bad_codes + stats.bad_numbers};
     return status;
 }
 

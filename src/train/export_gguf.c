@@ -9,7 +9,9 @@
 #include "base/error.h"
 #include "base/half.h"
 #include "bitloom/train.h"
+#include "bitloom/verify.h"
 #include "formats/gguf.h"
+#include "formats/known_answer.h"
 #include "quant/quant.h"
 #include "quant/skip.h"
 #include "tokenizer/vocab.h"
@@ -278,14 +280,26 @@ static bl_status write_piece(const gguf_export *e, const piece *t) {
 
 /* ---- the whole ---- */
 
+/* Runs the file as it will be, and keeps what the model says. */
+static bl_status add_answer(const gguf_export *e, bl__outfile *file) {
+    bl_known_answer answer;
+    const char *path;
+    bl_status status = bl__outfile_flush(file, &path, e->err);
+    if (status || (status = bl_known_answer_make(path, 0, &answer, e->err)))
+        return status;
+    return bl__known_answer_fill(e->writer, &answer, e->err);
+}
+
 static bl_status write_file(const gguf_export *e, const char *path) {
     bl__outfile *file = NULL;
-    bl_status status = bl__outfile_open(path, &file, e->err);
-    if (status)
+    bl_status status;
+    if ((status = bl__known_answer_reserve(e->writer, e->err)) ||
+        (status = bl__gguf_writer_checksums(e->writer, e->err)) ||
+        (status = bl__outfile_open(path, &file, e->err)))
         return status;
     if (!(status = bl__gguf_writer_begin(e->writer, file, e->err)) &&
         !(status = visit_pieces(e, write_piece)) &&
-        !(status = bl__gguf_writer_finish(e->writer, e->err)))
+        !(status = bl__gguf_writer_finish(e->writer, e->err)) && !(status = add_answer(e, file)))
         return bl__outfile_commit(file, e->err);
     bl__outfile_abort(file);
     return status;

@@ -55,4 +55,22 @@ for tensor in described["tensors"]:
     assert tensor["name"] in table, tensor
 END
 
+# verify: a table or JSON, and the exit status says the verdict.
+"$program" convert "$model" -o "$work/good.gguf" --known-answer -q
+"$program" verify "$work/good.gguf" >"$work/table" || fail "verify: $(cat "$work/table")"
+grep -q '^checksums *pass' "$work/table" && grep -q '^known answer *pass' "$work/table" ||
+    fail "verify: $(cat "$work/table")"
+size=$(wc -c <"$work/good.gguf")
+printf '\x55' | dd of="$work/good.gguf" bs=1 seek=$((size - 300000)) conv=notrunc 2>"$work/log"
+status=0
+"$program" verify --json "$work/good.gguf" >"$work/json" || status=$?
+python3 - "$work/json" <<'END' || fail "verify --json: $(cat "$work/json")"
+import json, sys
+report = json.load(open(sys.argv[1]))
+failed = [check["check"] for check in report["checks"] if check["result"] == "fail"]
+assert not report["passed"] and "checksums" in failed, failed
+assert any(found["check"] == "checksums" for found in report["findings"]), report["findings"]
+END
+((status == 1)) || fail "verify of a damaged file: status $status"
+
 ((failures == 0))

@@ -311,7 +311,8 @@ static void check_export(const char *name, const char *const *settings, bool mas
                          BL_ERR_UNSUPPORTED);
         assert_non_null(strstr(err.message, "linears in 2 groups"));
     } else if (bl_train_export(in_root(name), directory, masters, &err) != BL_OK ||
-               bl_convert(directory, converted, NULL, NULL, &err) != BL_OK) {
+               bl_convert(directory, converted, &(bl_convert_params){.known_answer = true}, NULL,
+                          &err) != BL_OK) {
         fail_msg("%s: %s", name, err.message);
     } else {
         assert_same_bytes(named, converted);
