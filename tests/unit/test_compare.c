@@ -174,6 +174,7 @@ static void test_refusals(void **state) {
     char path[256];
     bl_model *tiny;
     tiny_model m = tiny_model_default();
+    snprintf(path, sizeof path, "/tmp/bitloom_compare_%ld_tiny.gguf", (long)getpid());
     tiny_model_write(&m, 7, path);
     assert_int_equal(bl_model_open(path, NULL, &tiny, &err), BL_OK);
     assert_int_equal(bl_compare_run(f->model, f->tokenizer, tiny, NULL, TEXT, strlen(TEXT), &PARAMS,
