@@ -51,7 +51,7 @@ fetch_libraries() {
         dpkg -x "$package" "$root" || return 1
     done
 }
-if [ ! -e "$libraries/libcmocka.so" ]; then
+if [ ! -e "$libraries/libcmocka.so" ] || [ ! -e "$libraries/pkgconfig/libxxhash.pc" ]; then
     mkdir -p "$folder"
     fetch_libraries >"$folder/apt.log" 2>&1 || skip "no libraries (build-arm64/apt.log)"
 fi

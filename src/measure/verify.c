@@ -30,9 +30,9 @@ static const double most_zeros = 0.98, most_zero_rows = 0.5, most_lopsided = 0.5
 /* What the order of i2_s must stand out by, in standard deviations, to be believed. */
 static const double clear_order = 5;
 /* How far logits may be from the known ones, in standard deviations of the logits. A wrong
- * activation gives 1.5 and more, a wrong RoPE base several tenths; scales that are rounded to
+ * activation gives 2 and more, a wrong RoPE base some tenths; scales that are rounded to
  * float16 a hundredth. */
-static const double close_logits = 0.1;
+static const double close_logits = 0.05;
 
 typedef struct verification {
     bl__findings findings;
