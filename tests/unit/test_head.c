@@ -91,7 +91,13 @@ static void open_fixture(fixture *f, size_t rows, size_t cols) {
                              .layout = BL_LAYOUT_F32,
                              .data = (const uint8_t *)f->w,
                              .scale = 1};
-    f->compute = (bl__compute){.kernels = bl__kernels_get(), .max_parts = 1};
+    static float unused[2]; /* rows of floats are multiplied where they lie, x as it is */
+    static int8_t unused_q;
+    static int32_t unused_sum;
+    f->compute = (bl__compute){.kernels = bl__kernels_get(),
+                               .max_parts = 1,
+                               .rows = &unused[0],
+                               .q8 = {.q = &unused_q, .step = &unused[1], .sum = &unused_sum}};
     f->head = (bl__head){.linear = &f->linear, .screen = bl__screen_create(rows, cols)};
     assert_non_null(f->head.screen);
     assert_true(bl__screen_reserve(f->head.screen));
