@@ -122,12 +122,8 @@ static void close_pair(pair *p) {
 
 static int compare(const compare_settings *s, const char *const paths[2], const char *text,
                    size_t len) {
-    bl_perplexity_params params = {.n_ctx = (uint32_t)s->ctx, .max_windows = (uint32_t)s->windows};
-    params.session.n_threads = (uint32_t)s->threads;
-    if (strcmp(s->protocol, "whole") == 0)
-        params.protocol = BL_PERPLEXITY_WHOLE;
-    if (strcmp(s->bos, "auto") != 0)
-        params.bos = strcmp(s->bos, "on") == 0 ? BL_PERPLEXITY_BOS_ON : BL_PERPLEXITY_BOS_OFF;
+    bl_perplexity_params params =
+        windows_params(s->ctx, s->windows, s->protocol, s->bos, s->threads);
     bl_session_params second = params.session;
     second.kernels = s->kernels;
     shown progress = {.wanted = !s->quiet && isatty(STDERR_FILENO), .start = seconds_now()};

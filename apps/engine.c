@@ -234,6 +234,18 @@ bl_sparsity parse_sparsity(const char *text) {
     return strcmp(text, "on") == 0 ? BL_SPARSITY_ON : BL_SPARSITY_OFF;
 }
 
+bl_perplexity_params windows_params(int64_t n_ctx, int64_t max_windows, const char *protocol,
+                                    const char *bos, int64_t n_threads) {
+    bl_perplexity_params params = {.n_ctx = (uint32_t)n_ctx,
+                                   .max_windows = (uint32_t)max_windows,
+                                   .session = {.n_threads = (uint32_t)n_threads}};
+    if (strcmp(protocol, "whole") == 0)
+        params.protocol = BL_PERPLEXITY_WHOLE;
+    if (strcmp(bos, "auto") != 0)
+        params.bos = strcmp(bos, "on") == 0 ? BL_PERPLEXITY_BOS_ON : BL_PERPLEXITY_BOS_OFF;
+    return params;
+}
+
 int engine_open(engine *e, const command *cmd, const model_settings *model,
                 const sampling_settings *sampling, bool quiet) {
     *e = (engine){0};

@@ -95,6 +95,10 @@ bl_sparsity parse_sparsity(const char *text);
     "leave weights unread that meet zeros: where the file is made for it (auto, the default), "    \
     "always, at the cost of memory (on), or never (off); the text is the same"
 
+/* What perplexity and compare measure by, from the words of their options. */
+bl_perplexity_params windows_params(int64_t n_ctx, int64_t max_windows, const char *protocol,
+                                    const char *bos, int64_t n_threads);
+
 /* Tells a context shift what to keep of this prompt: what was asked for and the BOS token. */
 void keep_start(engine *e, const bl_token *ids, size_t n_ids);
 

@@ -94,13 +94,9 @@ static bool add_json(json_t *rows, const char *path, const bl_model_info *info,
 /* rows: NULL for the table. */
 static int run_model(const perplexity_settings *s, const char *path, const char *text, size_t len,
                      json_t *rows) {
-    bl_perplexity_params params = {.n_ctx = (uint32_t)s->ctx, .max_windows = (uint32_t)s->windows};
-    params.session.n_threads = (uint32_t)s->threads;
+    bl_perplexity_params params =
+        windows_params(s->ctx, s->windows, s->protocol, s->bos, s->threads);
     params.session.cache_type = cache_type_of(s->cache_type);
-    if (strcmp(s->protocol, "whole") == 0)
-        params.protocol = BL_PERPLEXITY_WHOLE;
-    if (strcmp(s->bos, "auto") != 0)
-        params.bos = strcmp(s->bos, "on") == 0 ? BL_PERPLEXITY_BOS_ON : BL_PERPLEXITY_BOS_OFF;
     shown progress = {.wanted = !s->quiet && isatty(STDERR_FILENO)};
     bl_model *model = NULL;
     bl_tokenizer *tokenizer = NULL;

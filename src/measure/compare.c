@@ -82,11 +82,6 @@ static bl_status run_window(comparison *c, size_t window, bl_error *err) {
     return status;
 }
 
-static double standard_error(double sum, double squares, double n) {
-    double mean = sum / n, variance = squares / n - mean * mean;
-    return n > 1 && variance > 0 ? sqrt(variance / (n - 1)) : 0;
-}
-
 static int compare_doubles(const void *x, const void *y) {
     double a = *(const double *)x, b = *(const double *)y;
     return (a > b) - (a < b);
@@ -99,11 +94,11 @@ static void conclude(comparison *c, size_t n_windows) {
     out->n_windows = n_windows;
     out->agreement = (double)c->n_agreed / n;
     out->kl = c->kl_sum / n;
-    out->kl_error = standard_error(c->kl_sum, c->kl_squares, n);
+    out->kl_error = bl__standard_error(c->kl_sum, c->kl_squares, n);
     out->perplexity_a = exp(c->a.loss / n);
     out->perplexity_b = exp(c->b.loss / n);
     out->log_ratio = c->ratio_sum / n;
-    out->log_ratio_error = standard_error(c->ratio_sum, c->ratio_squares, n);
+    out->log_ratio_error = bl__standard_error(c->ratio_sum, c->ratio_squares, n);
 }
 
 static void conclude_quantiles(comparison *c) {

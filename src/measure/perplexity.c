@@ -54,8 +54,7 @@ static void conclude(run *r, size_t windows, double seconds) {
     out->n_ctx = (uint32_t)r->windows.n_ctx;
     out->n_windows = windows;
     out->nats = r->sum / n;
-    double variance = r->sum_of_squares / n - out->nats * out->nats;
-    out->nats_error = n > 1 && variance > 0 ? sqrt(variance / (n - 1)) : 0;
+    out->nats_error = bl__standard_error(r->sum, r->sum_of_squares, n);
     out->perplexity = exp(out->nats);
     out->perplexity_error = out->perplexity * out->nats_error;
     out->bits_per_byte = out->n_bytes ? r->sum / log(2.0) / (double)out->n_bytes : 0;

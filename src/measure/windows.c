@@ -123,3 +123,8 @@ bl_status bl__windows_session(const bl__windows *windows, const bl_model *model,
     *n_rows = rows < 1 ? 1 : rows < p.n_batch ? rows : p.n_batch;
     return bl_session_create(model, &p, out, err);
 }
+
+double bl__standard_error(double sum, double squares, double n) {
+    double mean = sum / n, variance = squares / n - mean * mean;
+    return n > 1 && variance > 0 ? sqrt(variance / (n - 1)) : 0;
+}

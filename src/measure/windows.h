@@ -31,4 +31,7 @@ bl_status bl__windows_session(const bl__windows *windows, const bl_model *model,
 /* ln of the sum of exp(logits[n]). */
 double bl__log_sum_exp(const float *logits, size_t n);
 
+/* Of the mean of n independent values, from their sum and the sum of their squares. */
+double bl__standard_error(double sum, double squares, double n);
+
 #endif
