@@ -21,6 +21,9 @@ install(FILES ${PROJECT_BINARY_DIR}/bitloomConfig.cmake
 # bitloom.pc names its folders relative to itself, so that an installed tree can be moved.
 file(RELATIVE_PATH BITLOOM_PC_TO_PREFIX
   ${CMAKE_INSTALL_FULL_LIBDIR}/pkgconfig ${CMAKE_INSTALL_PREFIX})
+if(SQLITE_FOUND)
+  set(BITLOOM_PC_SQLITE " sqlite3")
+endif()
 if(CMAKE_DL_LIBS)
   set(BITLOOM_PC_DL " -l${CMAKE_DL_LIBS}")
 endif()

@@ -42,6 +42,7 @@ find_missing() {
     need libutf8proc-dev has_library libutf8proc
     need libxxhash-dev has_library libxxhash
     need libedit-dev has_library libedit
+    need libsqlite3-dev has_library sqlite3
     need libcmocka-dev has_library cmocka
     if [ "$set_name" = test ]; then
         need libopenmpi-dev has_program mpicc
