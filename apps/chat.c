@@ -18,6 +18,7 @@ typedef struct chat_settings {
     model_settings model;
     sampling_settings sampling;
     speculation_settings speculation;
+    constraint_settings constraint;
     const char *system, *template_file;
     bool quiet;
 } chat_settings;
@@ -36,6 +37,7 @@ static const option_group GROUPS[] = {
     {"Chat", OPTIONS, sizeof OPTIONS / sizeof *OPTIONS, 0},
     {"Model", MODEL_OPTIONS, N_MODEL_OPTIONS, CHAT(model)},
     {"Sampling", SAMPLING_OPTIONS, N_SAMPLING_OPTIONS, CHAT(sampling)},
+    {"Constraint", CONSTRAINT_OPTIONS, N_CONSTRAINT_OPTIONS, CHAT(constraint)},
     {"Speculation", SPECULATION_OPTIONS, N_SPECULATION_OPTIONS, CHAT(speculation)},
 };
 
@@ -149,6 +151,8 @@ static bool answer(chat *c) {
     }
     size_t common = keep_common(c, ids, n_ids);
     keep_start(&c->e, ids, n_ids);
+    if (c->e.matcher)
+        bl_matcher_reset(c->e.matcher);
     bl_status status = bl_generate(c->e.session, c->e.tokenizer, c->e.sampler, ids + common,
                                    n_ids - common, &c->e.params, take_text, c, &c->last, &err);
     bl_free(ids);
@@ -164,6 +168,7 @@ static bool answer(chat *c) {
         return false;
     }
     report_stop(c);
+    report_constraint(&c->e);
     while (c->answer.len > 0 && isspace((unsigned char)c->answer.data[c->answer.len - 1]))
         c->answer.len--;
     c->has_answered = true;
@@ -351,6 +356,8 @@ static int run(int argc, char **argv) {
         status = fail_with("chat", "out of memory");
     if (status == EXIT_SUCCESS)
         status = engine_speculate(&c.e, &CHAT_COMMAND, &s.speculation);
+    if (status == EXIT_SUCCESS)
+        status = engine_constrain(&c.e, &CHAT_COMMAND, &s.constraint);
     if (status == EXIT_SUCCESS)
         status = open_talk(&c, &s, &s.sampling.stops);
     if (status == EXIT_SUCCESS)

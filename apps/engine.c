@@ -338,6 +338,9 @@ int engine_speculate(engine *e, const command *cmd, const speculation_settings *
 }
 
 void engine_close(engine *e) {
+    bl_matcher_free(e->matcher);
+    bl_token_trie_free(e->trie);
+    bl_grammar_free(e->grammar);
     bl_speculator_free(e->speculator);
     bl_model_close(e->draft_model);
     bl_sampler_free(e->sampler);

@@ -45,6 +45,9 @@ typedef struct engine {
     bl_sampler *sampler;
     bl_model *draft_model;     /* NULL without one */
     bl_speculator *speculator; /* NULL without one; in params too */
+    bl_grammar *grammar;       /* NULL without one, with the next two */
+    bl_token_trie *trie;
+    bl_matcher *matcher;       /* in params too */
     bl_generate_params params; /* no callbacks; stops borrowed from the settings */
     size_t n_keep;             /* as asked for; params.n_keep counts BOS too */
     uint32_t n_threads;
@@ -58,6 +61,20 @@ void engine_close(engine *e);
 
 /* Makes the opened engine guess tokens, where that is asked for; as engine_open(). */
 int engine_speculate(engine *e, const command *cmd, const speculation_settings *settings);
+
+typedef struct constraint_settings {
+    const char *grammar;
+} constraint_settings;
+
+enum { N_CONSTRAINT_OPTIONS = 1 };
+extern const option CONSTRAINT_OPTIONS[N_CONSTRAINT_OPTIONS];
+
+/* Makes the opened engine keep its text within a grammar, where that is asked for; as
+ * engine_open(). */
+int engine_constrain(engine *e, const command *cmd, const constraint_settings *settings);
+
+/* Tells on stderr when the text is only the beginning of what the grammar asks for. */
+void report_constraint(const engine *e);
 
 /* The model file to use: the option, else the default model; allocated (bl__free). NULL after a
  * complaint. */

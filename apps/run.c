@@ -17,6 +17,7 @@ typedef struct run_settings {
     model_settings model;
     sampling_settings sampling;
     speculation_settings speculation;
+    constraint_settings constraint;
     const char *prompt, *file;
     bool escapes, no_bos, json, quiet;
 } run_settings;
@@ -43,6 +44,7 @@ static const option_group GROUPS[] = {
     {"Prompt", PROMPT_OPTIONS, sizeof PROMPT_OPTIONS / sizeof *PROMPT_OPTIONS, 0},
     {"Model", MODEL_OPTIONS, N_MODEL_OPTIONS, RUN(model)},
     {"Sampling", SAMPLING_OPTIONS, N_SAMPLING_OPTIONS, RUN(sampling)},
+    {"Constraint", CONSTRAINT_OPTIONS, N_CONSTRAINT_OPTIONS, RUN(constraint)},
     {"Speculation", SPECULATION_OPTIONS, N_SPECULATION_OPTIONS, RUN(speculation)},
     {"Output", OUTPUT_OPTIONS, sizeof OUTPUT_OPTIONS / sizeof *OUTPUT_OPTIONS, 0},
 };
@@ -115,6 +117,8 @@ static int print_json(const engine *e, const bl_generate_result *r, const bl__bu
         (json_int_t)e->seed, "kernel", bl_kernel_level(), "threads", (json_int_t)e->n_threads,
         "share_of_rows_skipped", share(skipped.rows_skipped, skipped.rows),
         "share_of_columns_skipped", share(skipped.columns_skipped, skipped.columns));
+    if (object && e->matcher)
+        json_object_set_new(object, "whole", json_boolean(bl_matcher_may_end(e->matcher)));
     if (object && e->speculator)
         json_object_set_new(object, "speculation", speculation_json(e));
     char *dump = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
@@ -149,6 +153,7 @@ static int generate(engine *e, const run_settings *s, const bl_token *ids, size_
             output_write("\n", 1);
         if (!s->quiet)
             print_speed(e, &result);
+        report_constraint(e);
         if (interrupts_seen())
             status = EXIT_INTERRUPTED;
     }
@@ -199,6 +204,8 @@ static int run(int argc, char **argv) {
         status = engine_open(&e, &RUN_COMMAND, &s.model, &s.sampling, s.quiet);
     if (status == EXIT_SUCCESS)
         status = engine_speculate(&e, &RUN_COMMAND, &s.speculation);
+    if (status == EXIT_SUCCESS)
+        status = engine_constrain(&e, &RUN_COMMAND, &s.constraint);
     if (status == EXIT_SUCCESS)
         status = run_engine(&e, &s, text, len);
     engine_close(&e);

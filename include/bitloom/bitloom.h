@@ -10,6 +10,7 @@
 #include "bitloom/data.h"
 #include "bitloom/dummy.h"
 #include "bitloom/generate.h"
+#include "bitloom/grammar.h"
 #include "bitloom/inspect.h"
 #include "bitloom/model.h"
 #include "bitloom/perplexity.h"

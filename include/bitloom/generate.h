@@ -5,6 +5,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 
+#include "bitloom/grammar.h"
 #include "bitloom/model.h"
 #include "bitloom/sampler.h"
 #include "bitloom/speculate.h"
@@ -39,6 +40,10 @@ typedef struct bl_generate_params {
     /* Guesses tokens, for the same text in less time; NULL = none. Made for this session's model
      * and n_ctx, and for no other session. */
     bl_speculator *speculator;
+    /* Keeps the text within a grammar; NULL = none. It goes on from where it is: reset it for a new
+     * text. The text ends when it is whole and the model ends it or nothing can follow; ignore_end
+     * does not apply. Guesses that the grammar does not allow are wrong guesses. */
+    bl_matcher *matcher;
     bl_token_fn on_token;   /* NULL is allowed for both */
     bl_prompt_fn on_prompt; /* the prompt is evaluated in parts of 512 tokens when set */
 } bl_generate_params;
@@ -59,7 +64,8 @@ typedef bool (*bl_text_fn)(void *user, const char *text, size_t len);
  * result may be NULL; user is handed to all callbacks. After BL_OK the session holds the evaluated
  * prompt and every generated token, ready to go on.
  * Errors: BL_ERR_CONTEXT_FULL when the prompt does not fit; BL_ERR_ARGUMENT for a bad stop string,
- * or nothing to go on from; BL_ERR_FORMAT when no logit is a number; those of bl_session_eval().
+ * or nothing to go on from; BL_ERR_FORMAT when no logit is a number; those of bl_session_eval() and
+ * bl_matcher_mask().
  * When the prompt fails the session is as before; later it keeps what it holds. */
 bl_status bl_generate(bl_session *session, const bl_tokenizer *tokenizer, bl_sampler *sampler,
                       const bl_token *prompt, size_t n_prompt, const bl_generate_params *params,

@@ -42,6 +42,11 @@ void bl_sampler_free(bl_sampler *sampler);
 /* Draws from logits: float[vocab], left untouched. NaN and -infinity are never chosen; -1 when
  * there is nothing else. */
 bl_token bl_sampler_sample(bl_sampler *sampler, const float *logits);
+/* As if only some tokens were there: token t may be drawn when bit t % 64 of allowed[t / 64] is
+ * set, as in a bl_matcher's mask. allowed: uint64_t[(vocab + 63) / 64], no bit beyond the
+ * vocabulary; NULL: all. What the token is depends on the logits of allowed tokens only. */
+bl_token bl_sampler_sample_allowed(bl_sampler *sampler, const float *logits,
+                                   const uint64_t *allowed);
 /* Which logits can decide the next draw: with only those of bl_session_best_logits() within this
  * reach, bl_sampler_sample() draws the same token as with all of them. */
 bl_reach bl_sampler_reach(const bl_sampler *sampler);

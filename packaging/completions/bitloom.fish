@@ -49,6 +49,7 @@ complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l context-shift -
 complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l speculate -x -a 'off lookup draft' -d 'guess tokens, for the same text in less time'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l draft-model -o md -r -F -d 'smaller model that guesses'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l draft-max -l draft -x -d 'tokens guessed at once at most'
+complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l grammar -l grammar-file -r -F -d 'write only what a grammar allows'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l keep -x -d 'tokens at the start that are kept'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat convert verify data tokenizer train plot bench perplexity compare dummy' -s q -l quiet -d 'print less'
 

@@ -43,9 +43,10 @@ static bool is_stopped_by(generation *g, bl__stop_verdict verdict) {
     return true;
 }
 
-/* Whether text comes before what will be generated, which decides if a first space is kept. */
+/* Whether text comes before what will be generated, which decides if a first space is kept. What a
+ * grammar has allowed is kept as it is. */
 static bool follows_text(const generation *g, const bl_token *prompt, size_t n_prompt) {
-    if (bl_session_n_past(g->session) > 0)
+    if (bl_session_n_past(g->session) > 0 || g->params->matcher)
         return true;
     for (size_t i = 0; i < n_prompt; i++) {
         size_t len = 0;
@@ -100,6 +101,41 @@ static const float *next_logits(const generation *g) {
     return guessed ? guessed : bl_session_best_logits(g->session, &reach);
 }
 
+/* The same when only some tokens are allowed. */
+static const float *next_allowed_logits(const generation *g, const uint64_t *allowed) {
+    const float *guessed =
+        g->params->speculator ? bl__speculator_logits(g->params->speculator) : NULL;
+    const bl_reach reach = bl_sampler_reach(g->sampler);
+    if (guessed)
+        return guessed;
+    /* If the best of all tokens is allowed it is the best of those allowed, and where the sampler
+     * asks for no other it takes it. Otherwise all logits are wanted. */
+    if (reach.n_best == 1 && !(reach.margin > 0)) {
+        const float *best = bl_session_best_logits(g->session, &reach);
+        if (bl_mask_has(allowed, bl_sampler_sample(g->sampler, best)))
+            return best;
+    }
+    return bl_session_logits(g->session);
+}
+
+/* Draws the next token. */
+static bl_status draw(generation *g, bl_token *token, bl_error *err) {
+    const uint64_t *allowed = NULL;
+    if (!g->params->matcher) {
+        *token = bl_sampler_sample(g->sampler, next_logits(g));
+    } else {
+        bl_status status = bl_matcher_mask(g->params->matcher, &allowed, err);
+        if (status != BL_OK)
+            return status;
+        *token = bl_sampler_sample_allowed(g->sampler, next_allowed_logits(g, allowed), allowed);
+    }
+    if (*token < 0)
+        return bl__fail(err, BL_ERR_FORMAT,
+                        "after %zu tokens: no logit is a number; the weights must be damaged",
+                        bl_session_n_past(g->session) - n_ahead(g));
+    return BL_OK;
+}
+
 /* Appends a token that was drawn to what the session holds. */
 static bl_status append(generation *g, bl_token token, bl_error *err) {
     if (!g->params->speculator)
@@ -137,6 +173,10 @@ static bl_status make_room(generation *g, bool *full, bl_error *err) {
 /* One token: samples, streams its text, evaluates it. *done when a stop rule holds. */
 static bl_status step(generation *g, bool *done, bl_error *err) {
     *done = true;
+    if (g->params->matcher && bl_matcher_must_end(g->params->matcher)) {
+        g->result.reason = BL_STOP_END;
+        return BL_OK;
+    }
     if (g->params->max_tokens > 0 && g->result.n_generated == g->params->max_tokens) {
         g->result.reason = BL_STOP_LENGTH;
         return BL_OK;
@@ -149,12 +189,12 @@ static bl_status step(generation *g, bool *done, bl_error *err) {
         g->result.reason = BL_STOP_CONTEXT;
         return BL_OK;
     }
-    bl_token token = bl_sampler_sample(g->sampler, next_logits(g));
-    if (token < 0)
-        return bl__fail(err, BL_ERR_FORMAT,
-                        "after %zu tokens: no logit is a number; the weights must be damaged",
-                        bl_session_n_past(g->session) - n_ahead(g));
-    bool is_end = !g->params->ignore_end && bl_tokenizer_is_end(g->tokenizer, token);
+    bl_token token;
+    status = draw(g, &token, err);
+    if (status != BL_OK)
+        return status;
+    bool is_end =
+        (!g->params->ignore_end || g->params->matcher) && bl_tokenizer_is_end(g->tokenizer, token);
     bl__stop_verdict verdict = BL_STOP_FILTER_GO_ON;
     if (!is_end || g->params->show_special) {
         size_t len;
@@ -167,7 +207,10 @@ static bl_status step(generation *g, bool *done, bl_error *err) {
         return BL_OK;
     }
     bl_sampler_accept(g->sampler, token);
-    status = append(g, token, err);
+    if (g->params->matcher)
+        status = bl_matcher_accept(g->params->matcher, token, err);
+    if (status == BL_OK)
+        status = append(g, token, err);
     if (status != BL_OK)
         return status;
     g->result.n_generated++;

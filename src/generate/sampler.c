@@ -150,10 +150,26 @@ static inline float logit_of(const bl_sampler *sampler, const float *logits, siz
     return x;
 }
 
-static bl_token pick_best(const bl_sampler *sampler, const float *logits) {
+/* The first token from `id` on that may be drawn; vocab when there is none. allowed: NULL, or one
+ * bit for each token. */
+static inline size_t next_allowed(const bl_sampler *sampler, const uint64_t *allowed, size_t id) {
+    if (!allowed || id >= sampler->vocab)
+        return id;
+    size_t word = id / 64, n_words = (sampler->vocab + 63) / 64;
+    uint64_t bits = allowed[word] & ~(uint64_t)0 << id % 64;
+    while (bits == 0) {
+        if (++word == n_words)
+            return sampler->vocab;
+        bits = allowed[word];
+    }
+    return word * 64 + (size_t)__builtin_ctzll(bits);
+}
+
+static bl_token pick_best(const bl_sampler *sampler, const float *logits, const uint64_t *allowed) {
     bl_token best = -1;
     float best_logit = -INFINITY; /* so neither -inf nor NaN is ever taken */
-    for (size_t id = 0; id < sampler->vocab; id++) {
+    for (size_t id = next_allowed(sampler, allowed, 0); id < sampler->vocab;
+         id = next_allowed(sampler, allowed, id + 1)) {
         float x = logit_of(sampler, logits, id);
         if (x > best_logit) {
             best_logit = x;
@@ -193,10 +209,11 @@ static void make_heap(candidate *heap, size_t n, bool best_first) {
 
 /* Fills candidates with the n_kept best tokens in no order, in O(vocab log n_kept) at worst and
  * one comparison per token mostly; returns how many there are. */
-static size_t collect(bl_sampler *sampler, const float *logits) {
+static size_t collect(bl_sampler *sampler, const float *logits, const uint64_t *allowed) {
     candidate *c = sampler->candidates;
     size_t n = 0;
-    for (size_t id = 0; id < sampler->vocab; id++) {
+    for (size_t id = next_allowed(sampler, allowed, 0); id < sampler->vocab;
+         id = next_allowed(sampler, allowed, id + 1)) {
         float x = logit_of(sampler, logits, id);
         if (n == sampler->n_kept) {
             /* Ids rise, so an equal logit is worse than the one that is held. */
@@ -346,10 +363,15 @@ bl_reach bl_sampler_reach(const bl_sampler *sampler) {
 }
 
 bl_token bl_sampler_sample(bl_sampler *sampler, const float *logits) {
+    return bl_sampler_sample_allowed(sampler, logits, NULL);
+}
+
+bl_token bl_sampler_sample_allowed(bl_sampler *sampler, const float *logits,
+                                   const uint64_t *allowed) {
     const bl_sampler_params *p = &sampler->params;
     if (p->temperature == 0)
-        return pick_best(sampler, logits);
-    size_t n = collect(sampler, logits);
+        return pick_best(sampler, logits, allowed);
+    size_t n = collect(sampler, logits, allowed);
     if (n == 0)
         return -1;
     candidate *c = sampler->candidates;
