@@ -2,7 +2,7 @@
 
 _bitloom() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
-    local commands="run chat convert inspect verify tokenize data tokenizer train plot bench perplexity compare dummy info help"
+    local commands="run chat convert inspect verify tokenize data tokenizer train plot bench perplexity compare eval dummy info help"
     local model="-m --model -t --threads -c --ctx-size -b --batch-size --numa --cache-type --head
         --sparsity"
     local sampling="-n --n-predict --predict -s --seed --temp -temp --top-k --top-p --min-p
@@ -85,6 +85,9 @@ _bitloom() {
         compare)
             options+=" -f --file -c --ctx-size --protocol --bos --windows --chunks --kernels --max-kl"
             options+=" --min-agreement -t --threads --json -q --quiet" ;;
+        eval)
+            options+=" -m --model -f --file --task --items --limit -c --ctx-size -b --batch-size"
+            options+=" -t --threads --numa --cache-type --samples --json -q --quiet" ;;
         dummy)
             options+=" -o --output --shape --type --embed-type --vocab -s --seed -t --threads --json"
             options+=" -q --quiet" ;;

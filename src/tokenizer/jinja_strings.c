@@ -28,19 +28,6 @@ bool bl__jinja_string_argument(jinja_run *run, const jinja_value *v, const char 
     return true;
 }
 
-static uint32_t to_upper(uint32_t c) {
-    if (c < 0x80)
-        return c >= 'a' && c <= 'z' ? c - 32 : c;
-    return (uint32_t)utf8proc_toupper((utf8proc_int32_t)c);
-}
-static uint32_t to_lower(uint32_t c) {
-    if (c < 0x80)
-        return c >= 'A' && c <= 'Z' ? c + 32 : c;
-    return (uint32_t)utf8proc_tolower((utf8proc_int32_t)c);
-}
-static uint32_t to_title(uint32_t c) {
-    return c < 0x80 ? to_upper(c) : (uint32_t)utf8proc_totitle((utf8proc_int32_t)c);
-}
 static bool is_cased(uint32_t c) {
     if (c < 0x80)
         return (c | 32) >= 'a' && (c | 32) <= 'z';
@@ -53,15 +40,15 @@ static bool is_cased(uint32_t c) {
 static uint32_t map_case(uint32_t c, jinja_case to, bool start) {
     switch (to) {
     case JINJA_UPPER:
-        return to_upper(c);
+        return bl__jinja_to_upper(c);
     case JINJA_LOWER:
-        return to_lower(c);
+        return bl__jinja_to_lower(c);
     case JINJA_SWAP:
-        return to_lower(c) != c ? to_lower(c) : to_upper(c);
+        return bl__jinja_to_lower(c) != c ? bl__jinja_to_lower(c) : bl__jinja_to_upper(c);
     case JINJA_TITLE_WORDS:
-        return start ? to_upper(c) : to_lower(c);
+        return start ? bl__jinja_to_upper(c) : bl__jinja_to_lower(c);
     default:
-        return start ? to_title(c) : to_lower(c);
+        return start ? bl__jinja_to_title(c) : bl__jinja_to_lower(c);
     }
 }
 

@@ -74,6 +74,20 @@ bool bl__jinja_is_printable(uint32_t c) {
     }
 }
 
+uint32_t bl__jinja_to_upper(uint32_t c) {
+    if (c < 0x80)
+        return c >= 'a' && c <= 'z' ? c - 32 : c;
+    return (uint32_t)utf8proc_toupper((utf8proc_int32_t)c);
+}
+uint32_t bl__jinja_to_lower(uint32_t c) {
+    if (c < 0x80)
+        return c >= 'A' && c <= 'Z' ? c + 32 : c;
+    return (uint32_t)utf8proc_tolower((utf8proc_int32_t)c);
+}
+uint32_t bl__jinja_to_title(uint32_t c) {
+    return c < 0x80 ? bl__jinja_to_upper(c) : (uint32_t)utf8proc_totitle((utf8proc_int32_t)c);
+}
+
 size_t bl__jinja_count_chars(const char *text, size_t len) {
     size_t n = 0;
     uint32_t code;

@@ -20,6 +20,10 @@ size_t bl__jinja_encode(uint32_t code, char *out);
 bool bl__jinja_is_space(uint32_t code);      /* str.isspace() */
 bool bl__jinja_is_line_break(uint32_t code); /* where str.splitlines() splits */
 bool bl__jinja_is_printable(uint32_t code);  /* str.isprintable() */
+/* One character for one: what becomes several in Unicode stays as it is. */
+uint32_t bl__jinja_to_upper(uint32_t code);
+uint32_t bl__jinja_to_lower(uint32_t code);
+uint32_t bl__jinja_to_title(uint32_t code);
 size_t bl__jinja_count_chars(const char *text, size_t len);
 /* Byte offset of character number `index`, at most len. */
 size_t bl__jinja_char_offset(const char *text, size_t len, size_t index);
