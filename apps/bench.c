@@ -70,6 +70,8 @@ typedef struct bench {
     json_t *root, *results;           /* with --json */
     char *text;                       /* of --file, or NULL */
     size_t len;
+    bl_energy_meter *meter; /* NULL: energy is estimated, because of ... */
+    bl_error no_meter;
     bl_token *tokens; /* the same by the tokenizer of the model in hand */
     size_t n_tokens;
     bool is_shown;         /* progress */
@@ -160,20 +162,24 @@ static void print_limits(const bench *b) {
             printf(" %10.1f Gop/s", b->limits[i].peaks[p].ops_per_second * 1e-9);
         putchar('\n');
     }
+    printf("%-24s %s (%s)\n", "energy", b->meter ? "measured" : "estimated",
+           b->meter ? bl_energy_meter_source(b->meter) : b->no_meter.message);
 }
 
 static void print_model_head(const char *path, const bl_model_info *info) {
     printf("\n%s: %s, %s, %.1f M weights, %s\n", path, *info->name ? info->name : "no name",
            info->weights, (double)info->n_params * 1e-6, format_bytes((double)info->file_bytes));
-    printf("%s%-16s %7s %10s %10s %10s %10s %10s %9s%s  %s\n", bold_on(STDOUT_FILENO), "TEST",
+    printf("%s%-16s %7s %10s %10s %10s %10s %10s %9s %15s%s  %s\n", bold_on(STDOUT_FILENO), "TEST",
            "THREADS", "TOKENS/S", "SLOWEST", "FASTEST", "MB/TOKEN", "BANDWIDTH", "INT8 PEAK",
-           style_off(STDOUT_FILENO), "KERNELS");
+           "J/TOKEN", style_off(STDOUT_FILENO), "KERNELS");
 }
 
 static void print_row(const char *name, const bl_bench_result *r) {
-    printf("%-16s %7u %10.2f %10.2f %10.2f %10.3f %8.1f %% %7.1f %%  %s\n", name, r->test.n_threads,
-           r->tokens_per_second, r->slowest, r->fastest, r->bytes_per_token * 1e-6,
-           100 * r->share_of_bandwidth, 100 * r->share_of_int8_peak, bl_kernel_level());
+    printf("%-16s %7u %10.2f %10.2f %10.2f %10.3f %8.1f %% %7.1f %% %10.3g %-4s  %s\n", name,
+           r->test.n_threads, r->tokens_per_second, r->slowest, r->fastest,
+           r->bytes_per_token * 1e-6, 100 * r->share_of_bandwidth, 100 * r->share_of_int8_peak,
+           r->energy_per_token.joules,
+           r->energy_per_token.kind == BL_ENERGY_MEASURED ? "meas" : "est", bl_kernel_level());
     if (r->skipped.rows && r->test.n_generate)
         printf("  skipped: %.1f %% of rows of up, %.1f %% of columns of down; %.3f MB/token "
                "otherwise\n",
@@ -191,7 +197,7 @@ static void print_csv_head(void) {
          "second_max,"
          "bytes_per_token,int8_ops_per_token,share_of_bandwidth,share_of_int8_peak,read_bandwidth,"
          "int8_peak,head_bytes_per_token,head_share_read,bytes_per_token_unskipped,"
-         "share_of_rows_skipped,share_of_columns_skipped");
+         "share_of_rows_skipped,share_of_columns_skipped,joules_per_token,energy");
 }
 
 /* A text in quotes, with those in it doubled and control characters left out. */
@@ -214,14 +220,15 @@ static void print_csv(const char *path, const bl_model_info *info, const char *n
            (unsigned long long)info->n_params);
     print_quoted(bl_cpu_name());
     printf("%s,%s,%u,%u,%u,%u,%u,%u,%u,%.6g,%.6g,%.6g,%.9g,%.9g,%.6g,%.6g,%.6g,%.6g,%.9g,"
-           "%.6g,%.9g,%.6g,%.6g\n",
+           "%.6g,%.9g,%.6g,%.6g,%.6g,%s\n",
            bl_kernel_level(), name, r->test.n_prompt, r->test.n_generate, r->test.depth,
            r->test.n_streams, r->test.n_threads, r->test.n_batch, r->test.n_repeats,
            r->tokens_per_second, r->slowest, r->fastest, r->bytes_per_token, r->int8_ops_per_token,
            r->share_of_bandwidth, r->share_of_int8_peak, limits->read_bandwidth, limits->int8_peak,
            r->head_bytes_per_token, r->head_share_read, r->bytes_per_token_unskipped,
            share(r->skipped.rows_skipped, r->skipped.rows),
-           share(r->skipped.columns_skipped, r->skipped.columns));
+           share(r->skipped.columns_skipped, r->skipped.columns), r->energy_per_token.joules,
+           bl_energy_kind_name(r->energy_per_token.kind));
     fflush(stdout);
 }
 
@@ -240,8 +247,10 @@ static bool start_json(bench *b) {
                                         "read_bandwidth", l->read_bandwidth, "int8_peak",
                                         l->int8_peak, "int8_peaks", peaks));
     }
-    b->root = json_pack("{s:s, s:s, s:s, s:o, s:O}", "version", bl_version(), "cpu", bl_cpu_name(),
-                        "kernels", bl_kernel_level(), "limits", limits, "results", b->results);
+    b->root = json_pack("{s:s, s:s, s:s, s:s?, s:o, s:O}", "version", bl_version(), "cpu",
+                        bl_cpu_name(), "kernels", bl_kernel_level(), "energy_source",
+                        b->meter ? bl_energy_meter_source(b->meter) : NULL, "limits", limits,
+                        "results", b->results);
     return b->root != NULL;
 }
 
@@ -268,6 +277,11 @@ static bool add_json(bench *b, const char *path, const bl_model_info *info, cons
         r->head_share_read, "bytes_per_token_unskipped", r->bytes_per_token_unskipped,
         "share_of_rows_skipped", share(r->skipped.rows_skipped, r->skipped.rows),
         "share_of_columns_skipped", share(r->skipped.columns_skipped, r->skipped.columns));
+    if (figures) {
+        json_object_set_new(figures, "joules_per_token", json_real(r->energy_per_token.joules));
+        json_object_set_new(figures, "energy",
+                            json_string(bl_energy_kind_name(r->energy_per_token.kind)));
+    }
     bool ok = row && figures && json_object_update(row, figures) == 0 &&
               json_array_append(b->results, row) == 0;
     json_decref(row);
@@ -353,6 +367,7 @@ static int run_model(bench *b, const char *path) {
                                         .cache_type = cache_type_of(b->settings->cache_type),
                                         .n_repeats = (uint32_t)b->settings->repeats,
                                         .head = head_of(b->settings->head),
+                                        .meter = b->meter,
                                         .tokens = b->tokens,
                                         .n_tokens = b->n_tokens};
             status = run_tests(b, path, model, test, &b->limits[t]);
@@ -426,9 +441,12 @@ static int run(int argc, char **argv) {
         return EXIT_USAGE;
     }
     interrupts_catch(2);
+    if (bl_energy_meter_open(&b.meter, &b.no_meter) != BL_OK)
+        b.meter = NULL;
     int status = !place_memory(&BENCH_COMMAND, s.numa) ? EXIT_FAILURE
                  : standard ? run_all(&b, (const char *const *)&standard, 1)
                             : run_all(&b, s.models.items, s.models.n);
+    bl_energy_meter_close(b.meter);
     bl__free(standard);
     bl__free(b.text);
     return status;
@@ -441,7 +459,9 @@ const command BENCH_COMMAND = {
         "Times prompts (pp) and generation (tg), at depths of the context, and prints medians\n"
         "with the slowest and fastest run. In the same run it measures what memory gives to each\n"
         "number of threads and what each instruction set multiplies from registers alone; results\n"
-        "are shown as shares of these, by the bytes and products that a token needs.",
+        "are shown as shares of these, by the bytes and products that a token needs. Joules a "
+        "token\n"
+        "are measured where the machine's counters can be read, else estimated, and say which.",
     .examples = "  bitloom bench -m model.gguf\n"
                 "  bitloom bench -m model.gguf -p 512,2048 -n 128 -d 0,4096 -t 1,2,4 -r 9\n"
                 "  BITLOOM_CPU=avx2 bitloom bench -m model.gguf --json\n",

@@ -77,7 +77,46 @@ enum { LONG_PROMPT = 1024 }; /* tokens from which progress is worth a line */
 typedef struct writer {
     bl__buffer *kept; /* NULL: stream to stdout */
     bool ends_line, shows_progress;
+    bl_energy_meter *meter; /* or NULL */
+    double joules;          /* when the prompt was evaluated */
 } writer;
+
+/* What a text took. */
+typedef struct consumption {
+    bl_energy prompt, generated; /* of all tokens; unknown when it can be neither measured ... */
+    const char *source;          /* of what is measured */
+} consumption;
+
+/* ... nor estimated: what a batch of guessed tokens reads is not counted. */
+static consumption consumed(const engine *e, writer *w, size_t n_batch,
+                            const bl_generate_result *r) {
+    double joules;
+    bl_energy_estimate prompt, generated;
+    consumption c = {0};
+    if (w->meter && bl_energy_meter_read(w->meter, &joules)) {
+        c.prompt = (bl_energy){BL_ENERGY_MEASURED, w->joules};
+        c.generated = (bl_energy){BL_ENERGY_MEASURED, joules - w->joules};
+        c.source = bl_energy_meter_source(w->meter);
+    } else if (!e->speculator) {
+        bl_energy_estimate_text(e->session, n_batch, r->n_prompt, r->n_generated, &prompt,
+                                &generated);
+        c.prompt = (bl_energy){BL_ENERGY_ESTIMATED, prompt.arithmetic + prompt.memory};
+        c.generated = (bl_energy){BL_ENERGY_ESTIMATED, generated.arithmetic + generated.memory};
+    }
+    return c;
+}
+
+static double per_token(const bl_energy *energy, size_t n) {
+    return n ? energy->joules / (double)n : 0;
+}
+
+static void print_energy(const consumption *c, const bl_generate_result *r) {
+    if (c->prompt.kind != BL_ENERGY_UNKNOWN)
+        note("energy, %s: %.3g J a prompt token, %.3g J a generated one%s%s",
+             bl_energy_kind_name(c->prompt.kind), per_token(&c->prompt, r->n_prompt),
+             per_token(&c->generated, r->n_generated), c->source ? "; " : "",
+             c->source ? c->source : "");
+}
 
 static bool take_text(void *user, const char *text, size_t len) {
     writer *w = user;
@@ -88,7 +127,9 @@ static bool take_text(void *user, const char *text, size_t len) {
 }
 
 static bool take_progress(void *user, size_t n_done, size_t n_prompt) {
-    const writer *w = user;
+    writer *w = user;
+    if (n_done == n_prompt && w->meter && !bl_energy_meter_read(w->meter, &w->joules))
+        w->joules = 0;
     if (w->shows_progress && n_done < n_prompt)
         fprintf(stderr, "\rprompt: %zu of %zu tokens", n_done, n_prompt);
     else if (w->shows_progress)
@@ -107,7 +148,14 @@ static double share(uint64_t part, uint64_t all) {
     return all ? (double)part / (double)all : 0;
 }
 
-static int print_json(const engine *e, const bl_generate_result *r, const bl__buffer *text) {
+static json_t *energy_json(const consumption *c) {
+    return json_pack("{s:s, s:s?, s:f, s:f}", "kind", bl_energy_kind_name(c->prompt.kind), "source",
+                     c->source, "prompt_joules", c->prompt.joules, "generate_joules",
+                     c->generated.joules);
+}
+
+static int print_json(const engine *e, const bl_generate_result *r, const bl__buffer *text,
+                      const consumption *energy) {
     bl_skipped skipped = bl_session_skipped(e->session);
     json_t *object = json_pack(
         "{s:s, s:s%, s:s, s:I, s:I, s:f, s:f, s:I, s:s, s:I, s:f, s:f}", "model", e->path, "text",
@@ -119,6 +167,8 @@ static int print_json(const engine *e, const bl_generate_result *r, const bl__bu
         "share_of_columns_skipped", share(skipped.columns_skipped, skipped.columns));
     if (object && e->matcher)
         json_object_set_new(object, "whole", json_boolean(bl_matcher_may_end(e->matcher)));
+    if (object)
+        json_object_set_new(object, "energy", energy_json(energy));
     if (object && e->speculator)
         json_object_set_new(object, "speculation", speculation_json(e));
     char *dump = object ? json_dumps(object, JSON_INDENT(2)) : NULL;
@@ -139,6 +189,8 @@ static int generate(engine *e, const run_settings *s, const bl_token *ids, size_
     writer w = {.kept = s->json ? &text : NULL,
                 .ends_line = true,
                 .shows_progress = !s->quiet && n_ids > LONG_PROMPT && isatty(STDERR_FILENO)};
+    if ((s->quiet && !s->json) || bl_energy_meter_open(&w.meter, NULL) != BL_OK)
+        w.meter = NULL;
     e->params.on_prompt = take_progress;
     bl_generate_result result;
     bl_error err;
@@ -147,16 +199,20 @@ static int generate(engine *e, const run_settings *s, const bl_token *ids, size_
                     &result, &err) != BL_OK) {
         status = fail_error("run", &err);
     } else {
+        consumption energy = consumed(e, &w, (size_t)s->model.batch, &result);
         if (s->json)
-            status = print_json(e, &result, &text);
+            status = print_json(e, &result, &text, &energy);
         else if (!w.ends_line)
             output_write("\n", 1);
-        if (!s->quiet)
+        if (!s->quiet) {
             print_speed(e, &result);
+            print_energy(&energy, &result);
+        }
         report_constraint(e);
         if (interrupts_seen())
             status = EXIT_INTERRUPTED;
     }
+    bl_energy_meter_close(w.meter);
     bl__buffer_free(&text);
     return status;
 }

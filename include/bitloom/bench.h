@@ -10,6 +10,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "bitloom/energy.h"
 #include "bitloom/model.h"
 #include "bitloom/status.h"
 
@@ -54,6 +55,7 @@ typedef struct bl_bench_test {
     const bl_token
         *tokens; /* what is evaluated, from the start again where it ends; NULL: random */
     size_t n_tokens;
+    bl_energy_meter *meter; /* borrowed; NULL: energy is estimated */
 } bl_bench_test;
 
 typedef struct bl_bench_result {
@@ -69,6 +71,7 @@ typedef struct bl_bench_result {
     double head_bytes_per_token; /* of these, of the output head and its copy: as counted */
     double head_share_read;      /* of the head's rows; 1 = all of them */
     uint64_t session_bytes;
+    bl_energy energy_per_token; /* over what was timed */
 } bl_bench_result;
 
 /* Told how many repeats are done, before each one. Returns false to cancel. */

@@ -9,6 +9,7 @@
 #include "bitloom/cost.h"
 #include "bitloom/data.h"
 #include "bitloom/dummy.h"
+#include "bitloom/energy.h"
 #include "bitloom/eval.h"
 #include "bitloom/generate.h"
 #include "bitloom/grammar.h"

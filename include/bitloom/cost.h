@@ -56,6 +56,11 @@ typedef struct bl_cost_energy {
 bl_cost_energy bl_cost_estimate(const bl_cost_operations *operations, bl_cost_precision precision,
                                 bl_cost_node node);
 
+/* Joules of reading so many bytes from dynamic memory: 640 picojoules for 32 bits, the figure of
+ * 45 nm in arXiv 1506.02626 (figure 1, after Horowitz, ISSCC 2014). Memory made since takes less.
+ */
+double bl_cost_read(double bytes);
+
 #ifdef __cplusplus
 }
 #endif

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "base/random.h"
 #include "bitloom/system.h"
+#include "measure/energy.h"
 #include "measure/figures.h"
 
 enum { DEFAULT_BATCH = 512, MAX_TOKENS = 1 << 28, SEED = 1 };
@@ -95,6 +96,8 @@ static bl_status repeat(course *c, bl_bench_progress progress, void *user, bl_be
     }
     c->before = bl__session_head_counts(c->session);
     bl_skipped before = bl_session_skipped(c->session);
+    double joules = 0, joules_before = 0;
+    bool is_metered = test->meter && bl_energy_meter_read(test->meter, &joules_before);
     for (uint32_t i = 0; i < test->n_repeats && !status; i++) {
         if (progress && !progress(user, i))
             return bl__fail(err, BL_ERR_CANCELLED, "benchmark cancelled");
@@ -104,6 +107,11 @@ static bl_status repeat(course *c, bl_bench_progress progress, void *user, bl_be
         result->samples[i] = (double)n * test->n_streams / (spent > 0 ? spent : 1e-9);
         rewind_streams(c);
     }
+    is_metered = is_metered && bl_energy_meter_read(test->meter, &joules);
+    if (is_metered)
+        result->energy_per_token =
+            (bl_energy){BL_ENERGY_MEASURED,
+                        (joules - joules_before) / ((double)n * test->n_streams * test->n_repeats)};
     bl_skipped after = bl_session_skipped(c->session);
     result->skipped = (bl_skipped){
         after.rows - before.rows, after.rows_skipped - before.rows_skipped,
@@ -156,6 +164,15 @@ static bl_status open_course(course *c, const bl_model *model, bl_error *err) {
     return bl_session_create(model, &params, &c->session, err);
 }
 
+/* Where no meter told it. */
+static void estimate_energy(const bl_model *model, bl_bench_result *result) {
+    if (result->energy_per_token.kind == BL_ENERGY_MEASURED)
+        return;
+    bl_energy_estimate e =
+        bl__energy_of_token(bl_model_get_info(model), &result->test, result->bytes_per_token);
+    result->energy_per_token = (bl_energy){BL_ENERGY_ESTIMATED, e.arithmetic + e.memory};
+}
+
 static void close_course(course *c) {
     bl_session_free(c->session);
     bl__free(c->tokens);
@@ -188,6 +205,7 @@ bl_status bl_bench_run(const bl_model *model, const bl_bench_test *test,
         count_head(&c, model, &work, &result);
         bl__bench_spread(&result);
         bl__bench_shares(&result, &work, limits);
+        estimate_energy(model, &result);
         *out = result;
     }
     close_course(&c);

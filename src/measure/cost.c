@@ -53,3 +53,7 @@ bl_cost_energy bl_cost_estimate(const bl_cost_operations *o, bl_cost_precision p
     }
     return (bl_cost_energy){multiply * 1e-12, add * 1e-12};
 }
+
+double bl_cost_read(double bytes) {
+    return bytes * (640e-12 / 4);
+}

@@ -57,12 +57,16 @@ static double generate_bytes(const bl_bench_test *test, const bl__work *work) {
     return n * weights + positions * (double)work->position_bytes;
 }
 
+double bl__bench_bytes(const bl_bench_test *test, const bl__work *work) {
+    return test->n_prompt
+               ? prompt_bytes(test, work) / test->n_prompt
+               : generate_bytes(test, work) / ((double)test->n_generate * test->n_streams);
+}
+
 void bl__bench_shares(bl_bench_result *result, const bl__work *work,
                       const bl_bench_limits *limits) {
     const bl_bench_test *test = &result->test;
-    result->bytes_per_token_unskipped =
-        test->n_prompt ? prompt_bytes(test, work) / test->n_prompt
-                       : generate_bytes(test, work) / ((double)test->n_generate * test->n_streams);
+    result->bytes_per_token_unskipped = bl__bench_bytes(test, work);
     /* tokens of a batch skip each its own rows: what all of them skip is not counted */
     result->bytes_per_token = result->bytes_per_token_unskipped;
     if (!test->n_prompt && test->n_streams == 1)

@@ -266,6 +266,10 @@ bl__work bl__session_work(const bl_session *s) {
     return work;
 }
 
+const bl_model *bl__session_model(const bl_session *s) {
+    return s->model;
+}
+
 bl__head_counts bl__session_head_counts(const bl_session *s) {
     return s->head.counts;
 }

@@ -20,6 +20,9 @@ typedef struct bl__work {
 /* Of a session as it was created. */
 bl__work bl__session_work(const bl_session *session);
 
+/* The model that a session runs. */
+const bl_model *bl__session_model(const bl_session *session);
+
 /* How the output head was read so far, by bl_session_best_logits(). */
 typedef struct bl__head_counts {
     uint64_t n_tokens;   /* whose logits were asked for */

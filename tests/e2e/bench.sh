@@ -68,6 +68,8 @@ for row in rows:
     assert abs(row["share_of_bandwidth"] / share - 1) < 1e-9, row
     share = speed * row["int8_ops_per_token"] / limit["int8_peak"]
     assert abs(row["share_of_int8_peak"] / share - 1) < 1e-9, row
+    assert row["energy"] == ("measured" if found["energy_source"] else "estimated"), row
+    assert row["joules_per_token"] > 0 or found["energy_source"], row
 # Keys and values of 16 positions: 2 layers, 2 heads of 64, float16.
 assert rows[3]["bytes_per_token"] - rows[1]["bytes_per_token"] == 16 * 2 * 2 * 2 * 64 * 2, rows
 assert rows[1]["bytes_per_token"] > 4 * rows[0]["bytes_per_token"], rows
@@ -86,7 +88,7 @@ assert all(None not in row and float(row["tokens_per_second"]) > 0 for row in ro
 END
 
 "$program" bench -m "$tiny" -p 4 -n 2 -t 2 -r 1 >"$work/table" || fail "bench"
-for words in 'memory, read' 'int8, ref' '^pp4 ' '^tg2 ' 'TOKENS/S'; do
+for words in 'memory, read' 'int8, ref' '^pp4 ' '^tg2 ' 'TOKENS/S' '^energy  *\(measured\|estimated\)' ' [0-9.e-]* \(meas\|est\) '; do
     grep -q -e "$words" "$work/table" || fail "no $words in the table: $(cat "$work/table")"
 done
 

@@ -65,6 +65,9 @@ import json, sys
 result = json.load(open(sys.argv[1]))
 assert result["text"].rstrip("\n") == open(sys.argv[2]).read().rstrip("\n")
 assert result["seed"] == 7 and result["generated_tokens"] <= 24
+energy = result["energy"]
+assert energy["kind"] == ("measured" if energy["source"] else "estimated"), energy
+assert energy["generate_joules"] > 0 or energy["source"], energy
 END
 
 # A stop string ends the text before it.
