@@ -43,6 +43,7 @@ find_missing() {
     need libxxhash-dev has_library libxxhash
     need libedit-dev has_library libedit
     need libsqlite3-dev has_library sqlite3
+    need libmicrohttpd-dev has_library libmicrohttpd
     need libcmocka-dev has_library cmocka
     if [ "$set_name" = test ]; then
         need libopenmpi-dev has_program mpicc

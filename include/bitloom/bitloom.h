@@ -17,6 +17,7 @@
 #include "bitloom/model.h"
 #include "bitloom/perplexity.h"
 #include "bitloom/sampler.h"
+#include "bitloom/server.h"
 #include "bitloom/speculate.h"
 #include "bitloom/status.h"
 #include "bitloom/system.h"

@@ -176,6 +176,12 @@ void bl_sequence_truncate(bl_session *session, uint32_t sequence, size_t n_past)
 bl_status bl_sequence_copy(bl_session *session, uint32_t from, uint32_t to, size_t n_tokens,
                            bl_error *err);
 
+/* Appends tokens to a sequence and hands out the state that the output head would see after each of
+ * them: states: float[n_tokens][dim]. Errors: those of bl_session_eval_batch(); the sequence is
+ * unchanged then. */
+bl_status bl_sequence_embed(bl_session *session, uint32_t sequence, const bl_token *tokens,
+                            size_t n_tokens, float *states, bl_error *err);
+
 /* bl_session_shift() of any sequence. logits: NULL, or float[vocab] after the last token; left
  * alone when nothing had to be evaluated. */
 bl_status bl_sequence_shift(bl_session *session, uint32_t sequence, size_t n_keep, size_t n_drop,

@@ -2,7 +2,7 @@
 
 _bitloom() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
-    local commands="run chat convert inspect verify tokenize data tokenizer train plot bench perplexity compare eval dummy info help"
+    local commands="run chat serve convert inspect verify tokenize data tokenizer train plot bench perplexity compare eval dummy info help"
     local model="-m --model -t --threads -c --ctx-size -b --batch-size --numa --cache-type --head
         --sparsity"
     local sampling="-n --n-predict --predict -s --seed --temp -temp --top-k --top-p --min-p
@@ -51,12 +51,17 @@ _bitloom() {
             fi ;;
         *:-m | *:--model | *:-f | *:--file | *:-o | *:--output | *:--template-file | \
             *:--grammar | *:--grammar-file | \
+            *:--api-key-file | *:--tls-cert | *:--tls-key | \
             *:--valid-file | *:--out | *:--data | *:--tokenizer | *:--export)
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     esac
     case $cmd in
         run) options+=" $model $sampling $speculation $constraint -p --prompt -f --file -e --escape --no-bos --json -q --quiet" ;;
         chat) options+=" $model $sampling $speculation $constraint --system -sys --template-file -q --quiet" ;;
+        serve)
+            options+=" $model --host --port --model-dir --memory --parallel -np --queue"
+            options+=" --api-key-file --tls-cert --tls-key --cors --rate-limit --max-body"
+            options+=" --max-connections --patience --max-time --grace --log-json -q --quiet" ;;
         convert)
             options+=" -o --output --type --embed-type --known-answer --i2s-order -t --threads --json"
             options+=" -q --quiet" ;;

@@ -256,6 +256,10 @@ void bl__session_forward(bl_session *s, size_t n_tokens, size_t n_wanted, float 
     products(s, &head, 1, s->normed, n_wanted);
 }
 
+void bl__session_states(bl_session *s, size_t n_tokens, float *states) {
+    norm_tokens(s, s->x, s->model->output_norm, n_tokens, s->model->hparams.dim, 1, states);
+}
+
 bl_skipped bl_session_skipped(const bl_session *s) {
     return s->skip.counts;
 }

@@ -47,4 +47,8 @@ struct bl_session {
  * wanted to the session's head. Texts stay as they are. */
 void bl__session_forward(bl_session *session, size_t n_tokens, size_t n_wanted, float *logits);
 
+/* The states of the first n_tokens rows of the last batch, as the output head would see them:
+ * float[n_tokens][dim]. For batches whose logits nobody wanted. */
+void bl__session_states(bl_session *session, size_t n_tokens, float *states);
+
 #endif

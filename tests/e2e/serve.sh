@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# The server as people use it: health, models, chat whole and streamed, bad requests, a client that
+# goes away, too many requests, a graceful stop. Arguments: the program, the project's root.
+set -euo pipefail
+
+# shellcheck source=tests/e2e/common.bash
+source "${0%/*}/common.bash"
+command -v curl >/dev/null || { echo "SKIPPED: no curl"; exit 77; }
+
+# start ARGUMENT...: runs a server on a free port; sets pid and url.
+start() {
+    : >"$work/log"
+    "$program" serve -m "$model" --port 0 -t 1 "$@" 2>"$work/log" &
+    pid=$!
+    for ((i = 0; i < 100; i++)); do
+        grep -q 'without libmicrohttpd' "$work/log" && { echo "SKIPPED: no libmicrohttpd"; exit 77; }
+        grep -q 'ready' "$work/log" && break
+        sleep 0.1
+    done
+    url=$(sed -n 's/^listening on //p' "$work/log")
+    [[ $url ]] || { fail "no server: $(cat "$work/log")"; exit 1; }
+}
+# stop: SIGTERM; the server must end with status 0.
+stop() {
+    local status=0
+    kill -TERM "$pid"
+    wait "$pid" || status=$?
+    ((status == 0)) || fail "the server ended with status $status: $(tail -n 3 "$work/log")"
+}
+trap 'kill "$pid" 2>/dev/null || true; rm -rf "$work"' EXIT
+get() { curl -sS --max-time 60 "$@"; }
+# expect STATUS WORDS CURL-ARGUMENT...: the answer's status, and words in it.
+expect() {
+    local want=$1 words=$2 status
+    shift 2
+    status=$(get -o "$work/answer" -w '%{http_code}' "$@") || true
+    [[ $status == "$want" ]] || fail "$*: status $status, expected $want: $(head -c 300 "$work/answer")"
+    grep -qF -e "$words" "$work/answer" || fail "$*: no \"$words\" in $(head -c 300 "$work/answer")"
+}
+# field EXPRESSION: of the JSON object `a` in the last answer.
+field() { python3 -c "import json, sys; a = json.load(open(sys.argv[1])); print($1)" "$work/answer"; }
+
+start
+chat=$url/v1/chat/completions
+expect 200 '"status":"ok"' "$url/health"
+expect 200 "$(basename "$model" .gguf)" "$url/v1/models"
+expect 200 '"object":"model"' "$url/v1/models/$(basename "$model" .gguf)"
+expect 200 'bitloom_generated_tokens_total' "$url/metrics"
+
+request='{"messages": [{"role": "user", "content": "It was a dark night"}], "max_tokens": 24, "seed": 7'
+expect 200 '"finish_reason"' "$chat" -d "$request}"
+whole=$(field 'a["choices"][0]["message"]["content"]')
+[[ $(field 'a["usage"]["completion_tokens"]') == 24 ]] || fail "usage: $(cat "$work/answer")"
+get -N "$chat" -d "$request, \"stream\": true}" >"$work/stream"
+streamed=$(python3 - "$work/stream" <<'END'
+import json, sys
+lines = [l[6:] for l in open(sys.argv[1]) if l.startswith("data: ")]
+assert lines[-1].strip() == "[DONE]", lines[-1]
+print("".join(json.loads(l)["choices"][0]["delta"].get("content", "") for l in lines[:-1]))
+END
+)
+[[ $streamed == "$whole" ]] || fail "streamed \"$streamed\", whole \"$whole\""
+
+expect 400 '"param":"temperature"' "$chat" -d "$request, \"temperature\": \"hot\"}"
+expect 400 'invalid_json' "$chat" -d '{"messages": ['
+expect 400 '"param":"messages"' "$chat" -d '{"unknown_field": {"a": [1, 2]}}'
+expect 200 '"content"' "$chat" -d "$request, \"unknown_field\": {\"a\": [1, 2]}}"
+expect 400 'context_length_exceeded' "$chat" -d @<(
+    python3 -c 'import json; print(json.dumps({"messages": [{"role": "user", "content": "long " * 9000}]}))')
+expect 404 'not_found' "$url/etc/passwd"
+expect 404 'not_found' --path-as-is "$url/../../../etc/passwd"
+expect 405 'takes POST' "$chat"
+expect 403 'wrong_host' -H 'Host: evil.example' "$url/v1/models"
+expect 403 'wrong_origin' -H 'Origin: https://evil.example' "$url/v1/models"
+expect 413 'body_too_large' "$chat" -d @<(head -c 9000000 /dev/zero | tr '\0' ' ')
+expect 200 '"tokens"' "$url/tokenize" -d '{"content": "Hello there"}'
+expect 200 'Hello there' "$url/detokenize" -d "$(cat "$work/answer")"
+
+# A client that goes away in the middle of a stream frees its place.
+long="${request/24/2000}, \"n\": 16, \"ignore_eos\": true, \"stream\": true}"
+get -N --max-time 0.3 "$chat" -d "$long" >/dev/null 2>&1 || true
+for ((i = 0; i < 50; i++)); do
+    get "$url/metrics" | grep -q '^bitloom_jobs_active 0' && break
+    sleep 0.1
+done
+get "$url/metrics" | grep -q '^bitloom_jobs_total{end="cancelled"} [1-9]' || fail "a client that went away was not noticed"
+stop
+grep -q 'POST /v1/chat/completions 200' "$work/log" || fail "no log of accesses"
+
+# One answer at a time, the others of the request wait: the next request is refused.
+BITLOOM_API_KEY=sesame start --parallel 1 --queue 1 --log-json --grace 0
+key='Authorization: Bearer sesame'
+expect 401 'invalid_api_key' "$url/v1/models"
+expect 401 'invalid_api_key' -H 'Authorization: Bearer sesam' "$url/v1/models"
+expect 200 'list' -H "$key" "$url/v1/models"
+expect 200 'ok' "$url/health"
+get -N -H "$key" "$url/v1/chat/completions" -d "$long" >"$work/first" &
+for ((n = 0; n < 50; n++)); do
+    [[ -s $work/first ]] && break
+    sleep 0.05
+done
+expect 429 'queue_full' -H "$key" "$url/v1/chat/completions" -d "$request}"
+stop
+wait
+grep -q '"status":429' "$work/log" || fail "no JSON log: $(tail -n 2 "$work/log")"
+
+((failures == 0)) && echo "served, refused, cut and stopped"
