@@ -56,6 +56,53 @@ static void merge_rows_loop(float *restrict to_max, float *restrict to,
     }
 }
 
+/* One chunk of quantize_digits: v[n] becomes digits, the last first. */
+static inline void split_digits(int32_t *restrict v, size_t n, size_t n_digits, int8_t *restrict q,
+                                size_t stride, int32_t *restrict sum) {
+    for (size_t d = n_digits; d-- > 0;) {
+        int32_t total = 0;
+        for (size_t i = 0; i < n; i++) {
+            int32_t digit = ((v[i] + 128) & 255) - 128;
+            v[i] = (v[i] - digit) / 256;
+            q[d * stride + i] = (int8_t)digit;
+            total += digit;
+        }
+        sum[d] += total;
+    }
+}
+
+static void quantize_digits_loop(const float *x, size_t n, size_t n_digits, int8_t *q,
+                                 size_t stride, float *step, int32_t *sum) {
+    enum { CHUNK = 256 };
+    float lanes[BL_LANES] = {0}, max = 1e-30f;
+    float most = n_digits == 2 ? 127.0f * 257.0f : 127.0f * 65793.0f;
+    size_t i = 0;
+    for (; i + BL_LANES <= n; i += BL_LANES)
+        for (size_t l = 0; l < BL_LANES; l++)
+            lanes[l] = fabsf(x[i + l]) > lanes[l] ? fabsf(x[i + l]) : lanes[l];
+    for (size_t l = 0; l < BL_LANES; l++)
+        max = lanes[l] > max ? lanes[l] : max;
+    for (; i < n; i++)
+        max = fabsf(x[i]) > max ? fabsf(x[i]) : max;
+    float scale = most / max, least = 1.0f / scale;
+    for (size_t d = n_digits; d-- > 0; least *= 256.0f) {
+        step[d] = least;
+        sum[d] = 0;
+        for (size_t c = n; c < stride; c++)
+            q[d * stride + c] = 0;
+    }
+    for (size_t at = 0; at < n; at += CHUNK) {
+        int32_t v[CHUNK];
+        size_t here = n - at < CHUNK ? n - at : CHUNK;
+        for (size_t c = 0; c < here; c++) {
+            float r = x[at + c] * scale;
+            r = r > -most ? r : -most; /* NaN too */
+            v[c] = (int32_t)rintf(r < most ? r : most);
+        }
+        split_digits(v, here, n_digits, q + at, stride, sum);
+    }
+}
+
 static void scale_loop(const float *x, float factor, const float *weight, size_t n, float *out) {
     if (weight)
         for (size_t i = 0; i < n; i++)
@@ -108,6 +155,7 @@ static void rope_loop(float *restrict x, size_t half, bool halves, const float *
 static inline void fill_float_loops(bl__kernels *table) {
     table->softmax_block = softmax_block_loop;
     table->merge_rows = merge_rows_loop;
+    table->quantize_digits = quantize_digits_loop;
     table->scale = scale_loop;
     table->silu_mul = silu_mul_loop;
     table->relu2_mul = relu2_mul_loop;

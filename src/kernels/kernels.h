@@ -16,6 +16,7 @@
 #include <stdint.h>
 
 #include "bitloom/model.h"
+#include "quant/levels.h"
 
 enum {
     BL_LANES = 16,
@@ -30,6 +31,10 @@ typedef struct bl__q8 {
     float *step;   /* float[n_tokens]: value = q * step */
     int32_t *sum;  /* int32[n_tokens]: sum of q */
 } bl__q8;
+
+/* Float activations as integers of up to 24 bits lie there as several tokens each, its digits: x is
+ * the sum of the digits' values, and a product with x the sum of theirs. */
+enum { BL_MAX_DIGITS = 3 };
 
 /* The low-bit copy of an output head (model/screen.h) lies in tiles of 16 rows: float scale[16],
  * error[16], norm[16], then for every 4 columns 64 bytes, [16 rows][4 columns], of codes q + 128.
@@ -57,6 +62,20 @@ typedef struct bl__kernels {
      * maximum. */
     void (*quantize_i8)(const float *x, size_t n, int8_t *q, size_t stride, float *step,
                         int32_t *sum);
+
+    /* The same with n_digits = 2 or 3 digits: m = 127 * (1 + 256 + ...), s = m / max(max |x|,
+     * 1e-30), v = round_half_even(min(max(x * s, -m), m)), -m for NaN, = the sum of digit[i] *
+     * 256^(n_digits - 1 - i), -128 <= digit <= 127. q: int8[n_digits][stride], first what counts
+     * most; step[i] = 256^(n_digits - 1 - i) / s; sum[i] = sum of digit[i]. */
+    void (*quantize_digits)(const float *x, size_t n, size_t n_digits, int8_t *q, size_t stride,
+                            float *step, int32_t *sum);
+
+    /* Rows first_tile * 16 ... of an L1, L2 or S2 tensor (quant/levels.h) times n_tokens
+     * activations: out[t * out_stride + r - first_tile * 16] = (sum_c level[r][c] * q[t][c]) *
+     * step[t] * unit[r], multiplied in that order, for the rows below w->rows of n_tiles tiles. Bit
+     * 7 of a level's byte does not count. */
+    void (*levels_gemm)(const bl__levels *w, size_t first_tile, size_t n_tiles, const bl__q8 *x,
+                        size_t n_tokens, float *out, size_t out_stride);
 
     /* Rows first_tile * 16 ... of a T2 tensor (quant/t2.h) times n_tokens activations:
      * out[t * out_stride + r] = (sum_c code[r][c] * q[t][c] - sum[t]) * step[t] * scale[r],

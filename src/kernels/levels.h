@@ -12,6 +12,7 @@ bool bl__level_runs(const char *name, bool *allowed);
 
 void bl__kernels_fill_ref(bl__kernels *table);
 void bl__floats_fill_ref(bl__kernels *table);
+void bl__levels_fill_ref(bl__kernels *table);
 void bl__skip_fill_ref(bl__kernels *table); /* called by bl__kernels_fill_ref; and so on */
 void bl__train_fill_ref(bl__train_kernels *table);
 #if defined(__x86_64__)
@@ -23,6 +24,9 @@ void bl__head_fill_avx512vnni(bl__kernels *table);
 void bl__floats_fill_avx2(bl__kernels *table);
 void bl__floats_fill_avx512vnni(bl__kernels *table);
 void bl__skip_fill_avx2(bl__kernels *table);
+void bl__levels_fill_avx2(bl__kernels *table);
+void bl__levels_fill_avxvnni(bl__kernels *table);
+void bl__levels_fill_avx512vnni(bl__kernels *table);
 void bl__skip_fill_avx512vnni(bl__kernels *table);
 void bl__kernels_fill_amx(bl__kernels *table);
 /* Why the level cannot be used where the processor has it; NULL when it can. */
@@ -35,6 +39,8 @@ void bl__train_fill_avx512bf16(bl__train_kernels *table);
 void bl__kernels_fill_neon(bl__kernels *table);
 void bl__head_fill_neon(bl__kernels *table); /* called by bl__kernels_fill_neon */
 void bl__floats_fill_neon(bl__kernels *table);
+void bl__levels_fill_neon(bl__kernels *table);
+void bl__levels_fill_dotprod(bl__kernels *table);
 void bl__kernels_fill_dotprod(bl__kernels *table);
 void bl__kernels_fill_i8mm(bl__kernels *table);
 void bl__train_fill_neon(bl__train_kernels *table);

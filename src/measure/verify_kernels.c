@@ -13,6 +13,7 @@
 #include "base/random.h"
 #include "bitloom/system.h"
 #include "kernels/kernels.h"
+#include "quant/levels.h"
 #include "quant/quant.h"
 #include "quant/skip.h"
 #include "quant/t2.h"
@@ -28,6 +29,7 @@ enum {
     OUT = TOKENS * CELL_COLS,
     N_LISTED = 30,
     TILE_BYTES = TILES * (BL_T2_SCALE_BYTES + STRIDE / BL_T2_COLS * BL_T2_BLOCK_BYTES),
+    LEVELS_BYTES = 64 * 84, /* of ROWS x COLS in S2, the largest of the three */
     SEED = 7,
     MAX_LEVELS = 16,
     MAX_NAME = 32
@@ -39,6 +41,7 @@ typedef struct bench {
     uint16_t half[ROWS * STRIDE];
     _Alignas(64) uint8_t tiles[TILE_BYTES], t5[TILE_BYTES], b1[TILE_BYTES], unpacked[TILE_BYTES];
     _Alignas(64) uint8_t r2[ROWS * 2 * BL_SKIP_BLOCK], c2[COLS * BL_SKIP_BLOCK];
+    uint8_t levels[LEVELS_BYTES];
     uint32_t rows[N_LISTED], cols[N_LISTED];
     int8_t q[TOKENS * STRIDE];
     float step[TOKENS];
@@ -82,6 +85,25 @@ static void run_b1(const bl__kernels *k, bench *b) {
         k->b1_gemv(b->b1, ROWS, COLS, 0, TILES, &x, b->out);
     else
         k->ternary_gemm(b->unpacked, ROWS, COLS, 0, TILES, &x, 1, b->out, ROWS);
+}
+static void run_levels(const bl__kernels *k, bench *b, bl__layout layout) {
+    const bl__q8 x = {b->q, STRIDE, b->step, b->sum};
+    const bl__levels w = bl__levels_of(layout, b->levels, ROWS, COLS);
+    k->levels_gemm(&w, 0, TILES, &x, TOKENS, b->out, ROWS);
+}
+static void run_l1(const bl__kernels *k, bench *b) {
+    run_levels(k, b, BL_LAYOUT_L1);
+}
+static void run_l2(const bl__kernels *k, bench *b) {
+    run_levels(k, b, BL_LAYOUT_L2);
+}
+static void run_s2(const bl__kernels *k, bench *b) {
+    run_levels(k, b, BL_LAYOUT_S2);
+}
+static void run_digits(const bl__kernels *k, bench *b) {
+    for (size_t t = 0; t + BL_MAX_DIGITS <= TOKENS; t += BL_MAX_DIGITS)
+        k->quantize_digits(b->x + t * STRIDE, COLS, BL_MAX_DIGITS, b->q + t * STRIDE, STRIDE,
+                           &b->step[t], &b->sum[t]);
 }
 static void run_listed_rows(const bl__kernels *k, bench *b) {
     k->listed_rows(b->r2, ROWS, COLS, b->rows, N_LISTED, b->q, b->sum[0], b->step[0], b->out);
@@ -164,6 +186,12 @@ static const slot slots[] = {
     {"t5_gemv", run_t5, offsetof(bench, out), sizeof((bench *)0)->out},
     {"b1_unpack", run_b1, offsetof(bench, unpacked), sizeof((bench *)0)->unpacked},
     {"b1_gemv", run_b1, offsetof(bench, out), sizeof((bench *)0)->out},
+    {"levels_gemm l1", run_l1, offsetof(bench, out), sizeof((bench *)0)->out},
+    {"levels_gemm l2", run_l2, offsetof(bench, out), sizeof((bench *)0)->out},
+    {"levels_gemm s2", run_s2, offsetof(bench, out), sizeof((bench *)0)->out},
+    {"quantize_digits", run_digits, offsetof(bench, q), sizeof((bench *)0)->q},
+    {"quantize_digits steps", run_digits, offsetof(bench, step), sizeof((bench *)0)->step},
+    {"quantize_digits sums", run_digits, offsetof(bench, sum), sizeof((bench *)0)->sum},
     {"listed_rows", run_listed_rows, offsetof(bench, out), sizeof((bench *)0)->out},
     {"listed_columns", run_listed_columns, offsetof(bench, out), sizeof((bench *)0)->out},
     {"dot_rows", run_dot, offsetof(bench, out), sizeof((bench *)0)->out},
@@ -217,6 +245,12 @@ static bl_status fill(bench *b, const bl__kernels *ref, bl_error *err) {
     for (size_t i = 0; i < ROWS * STRIDE; i++) {
         b->w[i] = random_float(&random);
         b->half[i] = bl__f32_to_f16(b->w[i]);
+    }
+    for (size_t i = 0; i < LEVELS_BYTES; i++)
+        b->levels[i] = (uint8_t)bl__random_below(&random, 256);
+    for (size_t r = 0; r < ROWS; r++) {
+        uint16_t unit = bl__f32_to_f16(random_float(&random));
+        memcpy(b->levels + 2 * r, &unit, sizeof unit);
     }
     for (size_t r = 0; r < ROWS && !status; r++)
         status = fill_row(b, r, &random, err);

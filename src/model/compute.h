@@ -11,14 +11,20 @@ typedef struct bl__compute {
     bl__pool *pool;
     size_t max_tokens;
     size_t max_parts; /* that scratch memory is there for */
-    bl__q8 q8;        /* activations of the product in hand */
+    /* Activations of the products in hand: one input for all, or, where a model has linears that
+     * change theirs, BL_MAX_PRODUCTS of them, each of max_tokens * max_digits rows of q8. */
+    bl__q8 q8;
+    size_t max_digits;
     float *
         dequantized; /* float[max_tokens][max_cols]: q8 as floats; NULL unless the model needs it */
-    float *normed;   /* float[max_tokens][max_cols]: input after a linear's own norm; ditto */
-    size_t n_groups; /* of columns, at most */
-    float *partial;  /* float[max_tokens][dim]: output of a group; NULL without groups */
-    float *rows;     /* float[max_parts][BLOCK_ROWS][max_cols]: unpacked weights */
+    float *changed; /* float[BL_MAX_PRODUCTS][max_tokens][max_cols]: inputs as linears changed them;
+                       NULL unless the model needs it */
+    size_t max_cols;
+    size_t n_groups;    /* of columns, at most */
+    float *partial;     /* float[max_tokens][dim]: output of a group; NULL without groups */
+    float *rows;        /* float[max_parts][BLOCK_ROWS][max_cols]: unpacked weights */
     size_t rows_stride; /* floats a part has there */
+    float *digits;      /* float[max_parts][DIGIT_FLOATS]: products with digits; NULL: none */
 } bl__compute;
 
 /* Takes scratch for batches of max_tokens from the arena (which may be measuring). kernels and
@@ -26,14 +32,18 @@ typedef struct bl__compute {
 void bl__compute_layout(bl__compute *compute, const bl_model *model, size_t max_tokens,
                         bl__arena *arena);
 
+/* Products in a group are at most so many. */
+enum { BL_MAX_PRODUCTS = 3 };
+
 /* One product in a group that shares its input. */
 typedef struct bl__product {
     const bl__linear *linear;
     float *out; /* float[n_tokens][linear->rows] */
 } bl__product;
 
-/* out = x W^T for every product of the group; x: float[n_tokens][cols], quantized once for all.
- * Linears with an own norm apply it first. */
+/* out = x W^T for every product of the group; x: float[n_tokens][cols], quantized once for all
+ * but linears that change it first: by a norm of their own, with norm_eps, by scales of its
+ * columns, by the Haar transform. */
 void bl__compute_products(bl__compute *compute, const bl__product *products, size_t n_products,
                           float norm_eps, const float *x, size_t n_tokens);
 
@@ -52,7 +62,7 @@ void bl__compute_tiles(bl__compute *compute, const bl__linear *linear, size_t fi
 void bl__compute_sum(bl__compute *compute, const bl__linear *parts, size_t n_groups, float norm_eps,
                      const float *x, size_t n_tokens, float *out);
 
-/* out[n] = rows first ... first + n - 1 of a linear without int8 activations, times x[cols]: the
+/* out[n] = rows first ... first + n - 1 of a linear with float activations, times x[cols]: the
  * bits of bl__compute_products(). One thread's work: `part` < max_parts says whose scratch is free.
  */
 void bl__compute_dots(const bl__compute *compute, const bl__linear *linear, size_t first, size_t n,

@@ -196,6 +196,28 @@ static bl_status read_graph(const bl__gguf *gguf, const architecture *arch, bl__
     return BL_OK;
 }
 
+/* What linears do besides multiplying, in models made of signs: the Haar transform of their input,
+ * LayerNorm of their output. */
+static bl_status read_linears(const bl__gguf *gguf, bl__hparams *h, bl_error *err) {
+    const struct {
+        const char *key, *value;
+        bool *out;
+    } switches[] = {{"bitloom.input_transform", "haar", &h->haar},
+                    {"bitloom.linear_output_norm", "layer", &h->output_layer_norm}};
+    for (size_t i = 0; i < sizeof switches / sizeof switches[0]; i++) {
+        bl__string text = {0};
+        bl_status status = bl__gguf_get_string(gguf, switches[i].key, false, &text, err);
+        if (status)
+            return status;
+        *switches[i].out = text.data && bl__string_is(text, switches[i].value);
+        if (text.data && !*switches[i].out && !bl__string_is(text, "none"))
+            return bl__fail(err, BL_ERR_UNSUPPORTED, "%s: \"%.*s\", expected %s or none",
+                            switches[i].key, (int)(text.len < 64 ? text.len : 64), text.data,
+                            switches[i].value);
+    }
+    return BL_OK;
+}
+
 /* Groups are whole KV heads, so q, k and v can be split as o is. */
 static bl_status read_groups(const bl__gguf *gguf, bl__hparams *h, bl_error *err) {
     static const char name[] = "bitloom.groups";
@@ -217,7 +239,8 @@ bl_status bl__hparams_read(const bl__gguf *gguf, bl__hparams *out, bl_error *err
     bl_status status;
     if ((status = read_architecture(gguf, &h, &arch, err)) ||
         (status = read_sizes(gguf, &h, err)) || (status = read_rope(gguf, &h, err)) ||
-        (status = read_graph(gguf, arch, &h, err)) || (status = read_groups(gguf, &h, err)))
+        (status = read_graph(gguf, arch, &h, err)) || (status = read_linears(gguf, &h, err)) ||
+        (status = read_groups(gguf, &h, err)))
         return status;
     const bl__gguf_tensor *embedding = bl__gguf_find_tensor(gguf, "token_embd.weight");
     if (!embedding)

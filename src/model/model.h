@@ -17,7 +17,7 @@ typedef struct bl__hparams {
     char architecture[32];
     uint32_t n_layers, dim, ffn_dim, n_heads, n_kv_heads, head_dim, vocab, context_length;
     float norm_eps;        /* of every norm of the graph */
-    float linear_norm_eps; /* of norms inside linears, where they exist */
+    float linear_norm_eps; /* of norms inside linears, before and after, where they exist */
     bl__activation activation;
     bool layer_norm;       /* LayerNorm without weights before every linear and the head, instead of
                               RMS norms: BitNet, arXiv 2310.11453 */
@@ -27,6 +27,8 @@ typedef struct bl__hparams {
     float rope_base;
     float rope_factor; /* linear scaling: positions count 1 / factor; 1 = none */
     uint32_t n_groups; /* of columns of o and down; divides n_kv_heads and ffn_dim */
+    bool haar; /* linears of layouts L1, L2, S2 multiply the Haar transform of their input */
+    bool output_layer_norm; /* LayerNorm without weights after every linear: OneBit, 2402.11295 */
 } bl__hparams;
 
 /* Reads and checks every hyper-parameter. Errors name the key. */
@@ -39,10 +41,20 @@ typedef struct bl__linear {
     const uint8_t *data; /* in the file's map, or in `owned` */
     void *owned;         /* repacked weights, or NULL */
     size_t owned_bytes;
-    bool int8;         /* activations are quantized to int8 per token first */
+    /* Activations become integers first: int8, one step a token, as a model was trained (1), or as
+     * many digits, which stand for floats (kernels.h); 0: they stay floats. */
+    unsigned n_digits;
     float scale;       /* multiplies the result */
     const float *norm; /* float[cols]: RMS norm of the input inside this linear; NULL = none */
+    float *in_scale;   /* float[cols], owned: multiplies the input, after the norm; NULL = none */
+    bool haar;         /* then the input is transformed, see quant/binarized.h */
+    bool output_norm;  /* LayerNorm without weights of the result */
 } bl__linear;
+
+/* Whether a linear changes its input before it is quantized, so that others cannot share it. */
+static inline bool bl__linear_changes_input(const bl__linear *linear) {
+    return linear->norm || linear->in_scale || linear->haar;
+}
 
 typedef struct bl__layer {
     const float *attn_norm, *attn_sub_norm; /* float[dim], float[n_heads * head_dim] or NULL */

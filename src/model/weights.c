@@ -8,6 +8,7 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "model/model.h"
+#include "quant/levels.h"
 #include "quant/skip.h"
 #include "quant/t2.h"
 
@@ -130,31 +131,71 @@ static bl_status repack_ternary(const bl__gguf_tensor *t, bl__layout layout, flo
     return BL_OK;
 }
 
-/* blk.N.NAME.weight with its companions NAME.scale (one factor) and NAME_norm_in.weight. Ternary
- * weights run as `native`, or as they are when that is a layout of tiles and `stays`. */
+/* The scales of a linear's columns, NAME.in_scale, of its own memory as floats. */
+static bl_status load_in_scale(const bl_model *model, const char *name, bl__linear *linear,
+                               bl_error *err) {
+    const bl__gguf_tensor *t;
+    bl_status status = find_tensor(model, name, 1, linear->cols, false, &t, err);
+    if (status || !t)
+        return status;
+    if (t->layout != BL_LAYOUT_F32 && t->layout != BL_LAYOUT_F16)
+        return bl__fail(err, BL_ERR_UNSUPPORTED, "%s: type %s, expected f16 or f32", name,
+                        t->type_name);
+    linear->in_scale = bl__malloc_array(linear->cols, sizeof *linear->in_scale);
+    if (!linear->in_scale)
+        return bl__fail(err, BL_ERR_MEMORY, "%s: cannot allocate", name);
+    bl__layout_unpack_row(t->layout, t->data, 1, linear->cols, 0, linear->in_scale);
+    return BL_OK;
+}
+
+static void free_linear(bl__linear *linear) {
+    bl__pages_free(linear->owned, linear->owned_bytes);
+    bl__free(linear->in_scale);
+    linear->owned = NULL;
+    linear->in_scale = NULL;
+}
+
+/* How the input of a linear of this layout is quantized: int8 as trained, or digits where floats
+ * meet weights that kernels read as they lie in the file. */
+static unsigned choose_digits(const bl_model *model, bl__layout layout) {
+    if (model->hparams.int8_activations)
+        return 1;
+    return bl__layout_is_levels(layout) || bl__layout_is_native(layout) ? BL_MAX_DIGITS : 0;
+}
+
+/* blk.N.NAME.weight with its companions NAME.scale (one factor), NAME.in_scale (one for each
+ * column) and NAME_norm_in.weight. Ternary weights run as `native`, or as they are when that is a
+ * layout of tiles and `stays`. On failure *out is as it was. */
 static bl_status load_linear(const bl_model *model, size_t layer, const char *name, size_t rows,
                              size_t cols, bl__layout native, bool stays, bl__pool *pool,
                              bl__linear *out, bl_error *err) {
-    char weight[NAME_BYTES], scale_name[NAME_BYTES], norm_name[NAME_BYTES];
+    char weight[NAME_BYTES], scale_name[NAME_BYTES], norm_name[NAME_BYTES], in_name[NAME_BYTES];
     const bl__gguf_tensor *t;
     const float *scale;
     snprintf(weight, sizeof weight, "blk.%zu.%s.weight", layer, name);
     snprintf(scale_name, sizeof scale_name, "blk.%zu.%s.scale", layer, name);
     snprintf(norm_name, sizeof norm_name, "blk.%zu.%s_norm_in.weight", layer, name);
-    bl__linear linear = {.rows = rows, .cols = cols, .scale = 1.0f};
+    snprintf(in_name, sizeof in_name, "blk.%zu.%s.in_scale", layer, name);
+    const bl__hparams *h = &model->hparams;
+    bl__linear linear = {
+        .rows = rows, .cols = cols, .scale = 1.0f, .output_norm = h->output_layer_norm};
     bl_status status;
     if ((status = find_tensor(model, weight, rows, cols, true, &t, err)) ||
         (status = load_vector(model, scale_name, 1, false, &scale, err)) ||
         (status = load_vector(model, norm_name, cols, false, &linear.norm, err)))
         return status;
-    linear.int8 = model->hparams.int8_activations;
+    linear.n_digits = choose_digits(model, t->layout);
+    linear.haar = h->haar && bl__layout_is_levels(t->layout);
     linear.layout = t->layout;
     linear.data = t->data;
     if (scale)
         linear.scale = *scale;
+    bool is_levels = bl__layout_is_levels(t->layout);
     bool as_wanted = t->layout == native || (bl__layout_is_native(t->layout) && stays);
     bool in_place = as_wanted && !scale && (uintptr_t)t->data % sizeof(float) == 0;
-    if (linear.int8 && !in_place) {
+    if (linear.n_digits > 1 && !is_levels && !in_place)
+        linear.n_digits = 0;
+    if (linear.n_digits == 1 && !in_place && !is_levels) {
         bool done;
         if (as_wanted)
             native = t->layout == native ? native : BL_LAYOUT_T2;
@@ -162,6 +203,10 @@ static bl_status load_linear(const bl_model *model, size_t layer, const char *na
             bl__error_prefix(err, weight);
             return status;
         }
+    }
+    if ((status = load_in_scale(model, in_name, &linear, err))) {
+        free_linear(&linear);
+        return status;
     }
     *out = linear;
     return BL_OK;
@@ -179,10 +224,13 @@ static bl_status load_groups(const bl_model *model, size_t layer, const char *na
         snprintf(text, sizeof text, "%s.%zu", name, i);
         bl_status status =
             load_linear(model, layer, text, rows, cols / n, BL_LAYOUT_T2, true, pool, &out[i], err);
-        if (!status && out[i].norm)
-            status =
-                bl__fail(err, BL_ERR_UNSUPPORTED,
-                         "blk.%zu.%s_norm_in.weight: not known beside bitloom.groups", layer, text);
+        if (!status && (bl__linear_changes_input(&out[i]) || out[i].output_norm))
+            status = bl__fail(err, BL_ERR_UNSUPPORTED,
+                              "blk.%zu.%s: norms, in_scale and transforms are not known beside "
+                              "bitloom.groups",
+                              layer, text);
+        if (!status && out[i].n_digits > 1)
+            out[i].n_digits = 0; /* parts of a sum take int8 or floats */
         if (status)
             return status;
     }
@@ -224,15 +272,15 @@ static bl_status load_up_and_down(bl_model *model, size_t i, bool skip, bl__pool
                               skip ? BL_LAYOUT_C2 : BL_LAYOUT_T2, stays, pool, l->down, err)))
         return status;
     l->can_skip = l->up.layout == BL_LAYOUT_R2 && l->down->layout == BL_LAYOUT_C2 &&
-                  bl__layout_is_native(l->gate.layout) && l->gate.int8 && !l->gate.norm &&
-                  !l->up.norm && !l->down->norm;
+                  bl__layout_is_native(l->gate.layout) && l->gate.n_digits == 1 &&
+                  !bl__linear_changes_input(&l->gate) && !bl__linear_changes_input(&l->up) &&
+                  !bl__linear_changes_input(l->down) && !h->output_layer_norm;
     if (l->can_skip)
         l->up_bound = bound_rows(&l->up);
     if (l->can_skip || !skip)
         return BL_OK;
-    bl__pages_free(l->up.owned, l->up.owned_bytes); /* one alone is of no use: both as T2 */
-    bl__pages_free(l->down->owned, l->down->owned_bytes);
-    l->up.owned = l->down->owned = NULL;
+    free_linear(&l->up); /* one alone is of no use: both as T2 */
+    free_linear(l->down);
     return load_up_and_down(model, i, false, pool, err);
 }
 
@@ -329,12 +377,12 @@ void bl__weights_free(bl_model *model) {
         bl__layer *l = &model->layers[i];
         bl__linear *linears[] = {&l->q, &l->k, &l->v, &l->gate, &l->up};
         for (size_t j = 0; j < sizeof linears / sizeof linears[0]; j++)
-            bl__pages_free(linears[j]->owned, linears[j]->owned_bytes);
+            free_linear(linears[j]);
         for (size_t j = 0; j < model->hparams.n_groups; j++) {
             if (l->o)
-                bl__pages_free(l->o[j].owned, l->o[j].owned_bytes);
+                free_linear(&l->o[j]);
             if (l->down)
-                bl__pages_free(l->down[j].owned, l->down[j].owned_bytes);
+                free_linear(&l->down[j]);
         }
         bl__free(l->o);
         bl__free(l->down);

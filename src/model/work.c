@@ -8,12 +8,13 @@
 static uint64_t linear_bytes(const bl__linear *linear) {
     size_t bytes = 0;
     (void)bl__layout_bytes(linear->layout, linear->rows, linear->cols, &bytes, NULL);
-    return bytes + (linear->norm ? linear->cols * sizeof(float) : 0);
+    size_t vector = linear->cols * sizeof(float);
+    return bytes + (linear->norm ? vector : 0) + (linear->in_scale ? vector : 0);
 }
 
 static void add_linear(const bl__linear *linear, bl__work *work) {
     work->layer_bytes += linear_bytes(linear);
-    work->int8_macs += linear->int8 ? (uint64_t)linear->rows * linear->cols : 0;
+    work->int8_macs += (uint64_t)linear->rows * linear->cols * linear->n_digits;
 }
 
 static void add_layer(const bl__hparams *h, const bl__layer *layer, bl__work *work) {

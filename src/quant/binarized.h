@@ -7,7 +7,8 @@
  *                                 (|w| <= break) or outer group of its row and block of columns
  *   a salient column:             w = col_scale[c] * (mean + scale1 * sign1 + scale2 * sign2)
  *
- * With `haar` these are the weights of the input's block-wise Haar transform, see bl__haar(). */
+ * With `haar` these are the weights of the input's block-wise Haar transform, col_scale too; see
+ * bl__haar(). */
 #ifndef BL_QUANT_BINARIZED_H
 #define BL_QUANT_BINARIZED_H
 

@@ -6,6 +6,7 @@
 #include "base/error.h"
 #include "quant/b1.h"
 #include "quant/layouts.h"
+#include "quant/levels.h"
 #include "quant/quant.h"
 #include "quant/skip.h"
 #include "quant/t5.h"
@@ -13,7 +14,7 @@
 typedef struct layout_entry {
     bl__layout_info info;
     /* A tensor is rows x (row_bytes + cols / block_cols x block_bytes) + tensor_bytes, but for
-     * hf_u8, the native layouts, r2 and c2. */
+     * hf_u8, the native layouts, r2, c2, l1, l2 and s2. */
     uint16_t block_bytes, row_bytes, tensor_bytes;
     const bl__layout_functions *functions;
 } layout_entry;
@@ -48,6 +49,21 @@ static const layout_entry layouts[BL_LAYOUT_COUNT] = {
         {{"bl_r2", BL_R2_TYPE_ID, BL_R2_TYPE_ID, 1, true, "row"}, 0, 0, 0, &bl__layout_r2},
     [BL_LAYOUT_C2] =
         {{"bl_c2", BL_C2_TYPE_ID, BL_C2_TYPE_ID, 1, true, "row"}, 0, 0, 0, &bl__layout_c2},
+    [BL_LAYOUT_L1] = {{"bl_l1", BL_L1_TYPE_ID, BL_L1_TYPE_ID, 1, false, "row and block of 128"},
+                      0,
+                      0,
+                      0,
+                      &bl__layout_l1},
+    [BL_LAYOUT_L2] = {{"bl_l2", BL_L2_TYPE_ID, BL_L2_TYPE_ID, 1, false, "row and block of 128"},
+                      0,
+                      0,
+                      0,
+                      &bl__layout_l2},
+    [BL_LAYOUT_S2] = {{"bl_s2", BL_S2_TYPE_ID, BL_S2_TYPE_ID, 1, false, "row and block of 128"},
+                      0,
+                      0,
+                      0,
+                      &bl__layout_s2},
 };
 
 const bl__layout_info *bl__layout_get(bl__layout layout) {
@@ -106,6 +122,15 @@ static bool count_skip(size_t n, size_t length, size_t rows, size_t *bytes) {
            bl__add_size(*bytes, bl__skip_scale_bytes(rows), bytes);
 }
 
+/* With cols of at most BL_LEVELS_MAX_COLS a tile's size cannot overflow. */
+static bool count_levels(bl__layout layout, size_t rows, size_t cols, size_t *bytes) {
+    if (rows > SIZE_MAX / 4)
+        return false;
+    const bl__levels l = bl__levels_of(layout, NULL, rows, cols);
+    return bl__mul_size(bl__t2_tiles(rows), bl__levels_stride(&l), bytes) &&
+           bl__add_size(*bytes, bl__levels_tiles_at(&l), bytes);
+}
+
 static bool count_rows(const layout_entry *entry, size_t rows, size_t cols, size_t *bytes) {
     size_t stride, all;
     return bl__mul_size(cols / entry->info.block_cols, entry->block_bytes, &stride) &&
@@ -122,11 +147,15 @@ bl_status bl__layout_bytes(bl__layout layout, size_t rows, size_t cols, size_t *
     if (layout == BL_LAYOUT_HF_U8 && rows % 4 != 0)
         return bl__fail(err, BL_ERR_ARGUMENT, "%s: %zu rows, expected a multiple of 4",
                         entry->info.name, rows);
-    bool fits = bl__layout_is_native(layout) ? count_tiles(layout, rows, cols, bytes)
-                : layout == BL_LAYOUT_R2     ? count_skip(rows, cols, rows, bytes)
-                : layout == BL_LAYOUT_C2     ? count_skip(cols, rows, rows, bytes)
-                : layout == BL_LAYOUT_HF_U8  ? bl__mul_size(rows / 4, cols, bytes)
-                                             : count_rows(entry, rows, cols, bytes);
+    if (bl__layout_is_levels(layout) && cols > BL_LEVELS_MAX_COLS)
+        return bl__fail(err, BL_ERR_LIMIT, "%s: %zu columns, at most %d", entry->info.name, cols,
+                        BL_LEVELS_MAX_COLS);
+    bool fits = bl__layout_is_native(layout)   ? count_tiles(layout, rows, cols, bytes)
+                : layout == BL_LAYOUT_R2       ? count_skip(rows, cols, rows, bytes)
+                : layout == BL_LAYOUT_C2       ? count_skip(cols, rows, rows, bytes)
+                : bl__layout_is_levels(layout) ? count_levels(layout, rows, cols, bytes)
+                : layout == BL_LAYOUT_HF_U8    ? bl__mul_size(rows / 4, cols, bytes)
+                                               : count_rows(entry, rows, cols, bytes);
     if (!fits)
         return bl__fail(err, BL_ERR_LIMIT, "%s: [%zu,%zu]: the size overflows", entry->info.name,
                         rows, cols);
@@ -157,7 +186,8 @@ bool bl__layout_check_row(bl__layout layout, const void *tensor, size_t rows, si
 }
 
 bool bl__layout_is_divisible(bl__layout layout) {
-    return layout != BL_LAYOUT_R2 && layout != BL_LAYOUT_C2 && layout != BL_LAYOUT_HF_U8;
+    return layout != BL_LAYOUT_R2 && layout != BL_LAYOUT_C2 && layout != BL_LAYOUT_HF_U8 &&
+           !bl__layout_is_levels(layout);
 }
 
 bl_status bl__layout_pack_rows(bl__layout layout, const float *weights, size_t rows, size_t cols,

@@ -34,7 +34,7 @@ extern const bl__layout_functions bl__layout_f32, bl__layout_f16, bl__layout_bf1
     bl__layout_q4_0, bl__layout_q4_1, bl__layout_q6_k, bl__layout_i2_s, bl__layout_i2_s_arm,
     bl__layout_tq1_0, bl__layout_tq2_0, bl__layout_q1_0, bl__layout_q2_0, bl__layout_iq1_bn,
     bl__layout_iq2_bn, bl__layout_hf_u8, bl__layout_t2, bl__layout_t5, bl__layout_b1, bl__layout_r2,
-    bl__layout_c2;
+    bl__layout_c2, bl__layout_l1, bl__layout_l2, bl__layout_s2;
 
 /* The largest |x[i]|; false when a value is NaN or infinite. */
 bool bl__max_magnitude(const float *x, size_t n, float *max);

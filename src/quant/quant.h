@@ -36,6 +36,9 @@ typedef enum bl__layout {
     BL_LAYOUT_B1,    /* and for -1 and +1 at 1 bit, see b1.h */
     BL_LAYOUT_R2,    /* at 2 bits too: rows that can be left out, see skip.h */
     BL_LAYOUT_C2,    /* and columns */
+    BL_LAYOUT_L1,    /* two levels a row and block of columns, see levels.h */
+    BL_LAYOUT_L2,    /* four levels */
+    BL_LAYOUT_S2,    /* and four others for salient columns */
     BL_LAYOUT_COUNT
 } bl__layout;
 

@@ -13,7 +13,7 @@
 
 /* Of a row's largest |logit|, with a cache of float32 and of float16. With float16 the greedy
  * tokens of random weights, whose best logits are close, are not held to the figures. */
-static const double ALLOWED = 1e-3, ALLOWED_F16 = 5e-2;
+static const double ALLOWED = 1e-3, ALLOWED_F16 = 5e-2, ALLOWED_SUMS = 1e-5;
 enum { N_PROMPT = 8 }; /* of the greedy figures, as the script says */
 
 typedef struct checkpoint {
@@ -78,10 +78,13 @@ static void test_checkpoint(void **state) {
     }
     bl_model_close(model);
 
-    /* Weights written out as float32 are the same weights. */
+    /* Weights written out as float32 are the same weights. Where they were ternary and activations
+     * are floats, sums of digits became sums of floats. */
     model = golden_convert(path, "f32");
     float *again = golden_logits(model, 1, ids, n, n);
-    assert_memory_equal(again, logits, n * vocab * sizeof *logits);
+    for (size_t row = 0; row < n; row++)
+        assert_true(golden_deviation(again + row * vocab, logits + row * vocab, vocab) <=
+                    (c->int8_activations ? 0.0 : ALLOWED_SUMS));
     free(again);
     free(logits);
     bl_model_close(model);

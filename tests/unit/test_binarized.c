@@ -13,6 +13,7 @@
 #include "base/half.h"
 #include "base/random.h"
 #include "quant/binarized.h"
+#include "quant/levels.h"
 
 static bl__random rng;
 
@@ -155,6 +156,108 @@ static void test_haar_row(void **state) {
     bl__binarized_free(b);
 }
 
+/* What is packed is what was rounded, to the bit; padding is clean, and a broken byte shows. */
+static void check_packed(bl__layout layout, size_t rows, size_t cols) {
+    size_t bytes;
+    bl__binarized *b = make(rows, cols, false);
+    for (size_t c = 0; c < cols && layout != BL_LAYOUT_S2; c++)
+        b->salient[c] = 0;
+    for (size_t i = 0; i < rows * cols && layout == BL_LAYOUT_L1; i++)
+        b->codes[i] &= 1;
+    memset(bl__binarized_params(b, rows - 1, 0), 0, b->n_blocks * BL_BINARIZED_PARAMS * 4);
+    assert_int_equal(bl__binarized_round(b, NULL), BL_OK);
+    if (rows * cols > 100)
+        assert_int_equal(bl__levels_choose(b), layout);
+    assert_int_equal(bl__layout_bytes(layout, rows, cols, &bytes, NULL), BL_OK);
+    uint8_t *tensor = malloc(bytes);
+    float *want = malloc(cols * sizeof *want), *got = malloc(cols * sizeof *got);
+    memset(tensor, 0xff, bytes);
+    bl__levels_pack(b, layout, tensor);
+    for (size_t r = 0; r < rows; r++) {
+        bl__binarized_dequantize_row(b, r, want);
+        bl__layout_unpack_row(layout, tensor, rows, cols, r, got);
+        for (size_t c = 0; c < cols; c++)
+            assert_true(want[c] == got[c]);
+        assert_true(bl__layout_check_row(layout, tensor, rows, cols, r));
+    }
+    const bl__levels l = bl__levels_of(layout, tensor, rows, cols);
+    size_t table = (size_t)(bl__levels_tile(&l, 0) - tensor);
+    tensor[table] |= 128;
+    assert_false(bl__layout_check_row(layout, tensor, rows, cols, 0));
+    tensor[table] &= 127;
+    tensor[1] = 0x7c; /* an infinite unit */
+    assert_false(bl__layout_check_row(layout, tensor, rows, cols, 0));
+    free(tensor);
+    free(want);
+    free(got);
+    bl__binarized_free(b);
+}
+
+static void test_packed(void **state) {
+    (void)state;
+    static const bl__layout layouts[] = {BL_LAYOUT_L1, BL_LAYOUT_L2, BL_LAYOUT_S2};
+    for (size_t l = 0; l < 3; l++) {
+        for (size_t cols = 1; cols < 280; cols += 9)
+            check_packed(layouts[l], 1 + cols % 35, cols);
+        check_packed(layouts[l], 33, 1536);
+    }
+}
+
+/* Sizes: what a weight takes with everything counted, and what cannot be. */
+static void test_bytes(void **state) {
+    (void)state;
+    const struct {
+        bl__layout layout;
+        size_t rows, cols, bytes;
+    } cases[] = {
+        {BL_LAYOUT_L1, 1536, 576, 3072 + 96 * (192 + 18 * 64)},
+        {BL_LAYOUT_L2, 1536, 576, 3072 + 96 * (320 + 36 * 64)},
+        {BL_LAYOUT_S2, 1536, 576, 3072 + 128 + 96 * (640 + 36 * 64)},
+        {BL_LAYOUT_S2, 576, 1536, 1152 + 192 + 36 * (1536 + 96 * 64)},
+        {BL_LAYOUT_S2, 17, 1, 64 + 64 + 2 * (128 + 64)},
+    };
+    size_t bytes;
+    bl_error err;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        assert_int_equal(
+            bl__layout_bytes(cases[i].layout, cases[i].rows, cases[i].cols, &bytes, NULL), BL_OK);
+        assert_int_equal(bytes, cases[i].bytes);
+    }
+    assert_int_equal(bl__layout_bytes(BL_LAYOUT_L2, 1, BL_LEVELS_MAX_COLS + 1, &bytes, &err),
+                     BL_ERR_LIMIT);
+    assert_non_null(strstr(err.message, "131073 columns, at most 131072"));
+    for (size_t rows = SIZE_MAX; rows > SIZE_MAX >> 12; rows /= 3)
+        assert_int_equal(bl__layout_bytes(BL_LAYOUT_S2, rows, BL_LEVELS_MAX_COLS, &bytes, NULL),
+                         BL_ERR_LIMIT);
+}
+
+/* The bytes are for good: two columns of a row, one of them salient. */
+static void test_bytes_are_kept(void **state) {
+    (void)state;
+    bl__binarized *b;
+    uint8_t tensor[64 + 64 + 192], want[sizeof tensor] = {0};
+    assert_int_equal(bl__binarized_create(2, 2, false, &b, NULL), BL_OK);
+    const float params[BL_BINARIZED_PARAMS] = {0.5f, 20.0f, -1.0f, 40.0f, 1.5f, 50.0f, 10.0f};
+    memcpy(bl__binarized_params(b, 1, 0), params, sizeof params);
+    b->salient[1] = 1;
+    b->codes[2] = 3; /* row 1: outer, + */
+    b->codes[3] = 1; /* + and - */
+    assert_int_equal(bl__binarized_round(b, NULL), BL_OK);
+    assert_true(b->units[1] == 1.0f);
+    bl__levels_pack(b, BL_LAYOUT_S2, tensor);
+    want[3] = 0x3c; /* unit of row 1: 1.0 */
+    want[64] = 2;   /* column 1 is salient */
+    memset(want + 128, 64, 128);
+    const uint8_t plain[4] = {64 - 20, 64 + 20, 64 - 41, 64 + 39};
+    const uint8_t salient[4] = {64 + 2 - 60, 64 + 2 + 40, 64 + 2 - 40, 64 + 2 + 60};
+    memcpy(want + 128 + 4, plain, 4);
+    memcpy(want + 192 + 4, salient, 4);
+    want[256 + 4] = 3;
+    want[256 + 5] = 1;
+    assert_memory_equal(tensor, want, sizeof want);
+    bl__binarized_free(b);
+}
+
 static void test_memory(void **state) {
     (void)state;
     bl_status status = BL_ERR_MEMORY;
@@ -174,9 +277,10 @@ static void test_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round),  cmocka_unit_test(test_round_refuses),
-        cmocka_unit_test(test_haar),   cmocka_unit_test(test_haar_row),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_round),          cmocka_unit_test(test_round_refuses),
+        cmocka_unit_test(test_haar),           cmocka_unit_test(test_haar_row),
+        cmocka_unit_test(test_packed),         cmocka_unit_test(test_bytes),
+        cmocka_unit_test(test_bytes_are_kept), cmocka_unit_test(test_memory),
     };
     bl__random_seed(&rng, 11);
     return cmocka_run_group_tests(tests, NULL, NULL);

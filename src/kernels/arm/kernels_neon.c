@@ -296,6 +296,7 @@ void bl__kernels_fill_neon(bl__kernels *table) {
     table->weighted_sum = weighted_sum;
     table->unpack_f16 = unpack_f16;
     table->unpack_bf16 = unpack_bf16;
+    bl__levels_fill_neon(table);
     bl__head_fill_neon(table);
     bl__floats_fill_neon(table);
 }

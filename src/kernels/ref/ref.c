@@ -200,5 +200,6 @@ void bl__kernels_fill_ref(bl__kernels *table) {
         .unpack_bf16 = unpack_bf16,
     };
     bl__floats_fill_ref(table);
+    bl__levels_fill_ref(table);
     bl__skip_fill_ref(table);
 }

@@ -245,6 +245,7 @@ void bl__kernels_fill_avx2(bl__kernels *table) {
     table->ternary_gemm = ternary_gemm;
     table->t5_unpack = bl__t5_unpack_avx2;
     table->b1_unpack = bl__b1_unpack_avx2;
+    bl__levels_fill_avx2(table);
     bl__skip_fill_avx2(table);
     table->dot_rows = dot_rows;
     table->weighted_sum = weighted_sum;

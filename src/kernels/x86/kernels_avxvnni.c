@@ -67,4 +67,5 @@ static void ternary_gemm(const uint8_t *tiles, size_t rows, size_t cols, size_t 
 
 void bl__kernels_fill_avxvnni(bl__kernels *table) {
     table->ternary_gemm = ternary_gemm;
+    bl__levels_fill_avxvnni(table);
 }
