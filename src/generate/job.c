@@ -30,6 +30,29 @@ static bl_status check(const bl__job_params *p, size_t vocab, bl_error *err) {
     return BL_OK;
 }
 
+struct bl__constraint {
+    atomic_int n_owners;
+    bl_grammar *grammar;
+};
+
+bl__constraint *bl__constraint_create(bl_grammar *grammar) {
+    bl__constraint *constraint = bl__malloc(sizeof *constraint);
+    if (!constraint) {
+        bl_grammar_free(grammar);
+        return NULL;
+    }
+    atomic_init(&constraint->n_owners, 1);
+    constraint->grammar = grammar;
+    return constraint;
+}
+
+void bl__constraint_release(bl__constraint *constraint) {
+    if (!constraint || atomic_fetch_sub(&constraint->n_owners, 1) > 1)
+        return;
+    bl_grammar_free(constraint->grammar);
+    bl__free(constraint);
+}
+
 /* Whether the prompt has text, which decides if a first space of the answer is kept. */
 static bool has_text(const bl_tokenizer *tokenizer, const bl_token *prompt, size_t n_prompt) {
     for (size_t i = 0; i < n_prompt; i++) {
@@ -84,9 +107,15 @@ bl_status bl__job_create(const bl__job_params *p, const bl_tokenizer *tokenizer,
     if (status == BL_OK)
         status = bl__stop_filter_create(p->stops, p->n_stops, &job->filter, err);
     if (status == BL_OK)
-        status = bl_decoder_create(tokenizer, p->show_special ? BL_DETOKENIZE_SPECIAL : 0,
-                                   !p->score_prompt && has_text(tokenizer, p->prompt, p->n_prompt),
-                                   &job->decoder, err);
+        status = bl_decoder_create(
+            tokenizer, p->show_special ? BL_DETOKENIZE_SPECIAL : 0,
+            p->constraint || (!p->score_prompt && has_text(tokenizer, p->prompt, p->n_prompt)),
+            &job->decoder, err);
+    if (status == BL_OK && p->constraint) {
+        atomic_fetch_add(&p->constraint->n_owners, 1);
+        job->constraint = p->constraint;
+        status = bl_matcher_create(p->constraint->grammar, p->trie, &job->matcher, err);
+    }
     if (status != BL_OK)
         goto fail;
     *out = job;
@@ -102,6 +131,8 @@ void bl__job_release(bl__job *job) {
     bl_sampler_free(job->sampler);
     bl_decoder_free(job->decoder);
     bl__stop_filter_free(job->filter);
+    bl_matcher_free(job->matcher);
+    bl__constraint_release(job->constraint);
     bl__buffer_free(&job->text);
     bl__free(job->prompt);
     bl__free(job->biases);
@@ -174,6 +205,24 @@ static bool fail(bl__job *job, bl_status code, const char *what) {
     return false;
 }
 
+static bool fail_with(bl__job *job, const bl_error *err) {
+    job->end.outcome = BL_JOB_FAILED;
+    job->end.error = *err;
+    return false;
+}
+
+/* Draws a token that the constraint allows; false when there is none. */
+static bool draw(bl__job *job, const float *logits, bl_token *token) {
+    const uint64_t *allowed = NULL;
+    bl_error err = {0};
+    if (job->matcher && bl_matcher_mask(job->matcher, &allowed, &err) != BL_OK)
+        return fail_with(job, &err);
+    *token = bl_sampler_sample_allowed(job->sampler, logits, allowed);
+    return *token >= 0 || fail(job, BL_ERR_FORMAT,
+                               "no logit is a number: the weights must be damaged, or every token "
+                               "was forbidden");
+}
+
 bool bl__job_draw(bl__job *job, float *logits, size_t vocab) {
     if (!job->accepted) {
         for (size_t i = 0; i < job->n_prompt; i++)
@@ -185,16 +234,17 @@ bool bl__job_draw(bl__job *job, float *logits, size_t vocab) {
         return finish_by(job, BL_STOP_LENGTH);
     for (size_t i = 0; i < job->n_biases; i++)
         logits[job->biases[i].token] += job->biases[i].bias;
-    bl_token token = bl_sampler_sample(job->sampler, logits);
-    if (token < 0)
-        return fail(job, BL_ERR_FORMAT,
-                    "no logit is a number: the weights must be damaged, or "
-                    "every token was forbidden");
+    bl_token token;
+    if (!draw(job, logits, &token))
+        return false;
     for (size_t i = 0; i < job->n_biases && job->logprobs; i++)
         if (isfinite(job->biases[i].bias))
             logits[job->biases[i].token] -= job->biases[i].bias;
-    if (!job->ignore_end && bl_tokenizer_is_end(job->tokenizer, token))
+    if ((!job->ignore_end || job->matcher) && bl_tokenizer_is_end(job->tokenizer, token))
         return finish_by(job, BL_STOP_END);
+    bl_error err = {0};
+    if (job->matcher && bl_matcher_accept(job->matcher, token, &err) != BL_OK)
+        return fail_with(job, &err);
     size_t n_logprobs = job->logprobs ? take_logprobs(job, token, logits, vocab) : 0;
     size_t len;
     const char *text = bl_decoder_push(job->decoder, token, &len);
@@ -207,6 +257,8 @@ bool bl__job_draw(bl__job *job, float *logits, size_t vocab) {
         return false;
     if (verdict == BL_STOP_FILTER_MATCHED)
         return finish_by(job, BL_STOP_STRING);
+    if (job->matcher && bl_matcher_must_end(job->matcher))
+        return finish_by(job, BL_STOP_END);
     if (job->max_tokens > 0 && job->end.n_generated == job->max_tokens)
         return finish_by(job, BL_STOP_LENGTH);
     job->token = token;

@@ -9,6 +9,7 @@
 #include <stdint.h>
 
 #include "base/buffer.h"
+#include "bitloom/grammar.h"
 #include "bitloom/generate.h"
 #include "bitloom/sampler.h"
 #include "bitloom/tokenizer.h"
@@ -25,6 +26,12 @@ typedef struct bl__logit_bias {
     bl_token token;
     float bias; /* added to the logit; -INFINITY forbids the token */
 } bl__logit_bias;
+
+/* A grammar that several jobs keep to; freed with the last of its owners. */
+typedef struct bl__constraint bl__constraint;
+/* Takes the grammar over, also on failure (no memory: NULL). The caller owns one share. */
+bl__constraint *bl__constraint_create(bl_grammar *grammar);
+void bl__constraint_release(bl__constraint *constraint); /* NULL is accepted */
 
 /* What one step adds to a text. */
 typedef struct bl__piece {
@@ -72,9 +79,11 @@ typedef struct bl__job_params {
     size_t n_stops;
     const bl__logit_bias *biases; /* [n_biases] */
     size_t n_biases;
-    bool logprobs;   /* of every token */
-    size_t n_top;    /* and of so many best ones, at most BL_MAX_TOP_LOGPROBS */
-    bool ignore_end; /* go on after an end token */
+    bl__constraint *constraint; /* NULL: none; the job takes a share of it */
+    const bl_token_trie *trie;  /* with a constraint: of the tokenizer; outlives the job */
+    bool logprobs;              /* of every token */
+    size_t n_top;               /* and of so many best ones, at most BL_MAX_TOP_LOGPROBS */
+    bool ignore_end;            /* go on after an end token */
     bool show_special;
     bool score_prompt; /* hand out the prompt's tokens, too, with logprobs but the first's */
     enum { BL_POOL_NONE, BL_POOL_MEAN, BL_POOL_LAST } pool; /* embed the prompt instead */
@@ -103,6 +112,8 @@ struct bl__job {
     bl_sampler *sampler;
     bl_decoder *decoder;
     bl__stop_filter *filter;
+    bl__constraint *constraint; /* NULL without one, like its matcher */
+    bl_matcher *matcher;
     bl__buffer text; /* what the piece in hand lets out */
     bl__logprob top[BL_MAX_TOP_LOGPROBS + 1];
     /* Used by the scheduler. */

@@ -3,17 +3,20 @@
 
 #include "base/alloc.h"
 #include "server/answer.h"
+#include "server/constraint.h"
 #include "server/format.h"
 #include "server/generation.h"
 #include "server/messages.h"
 #include "server/server.h"
 #include "server/sse.h"
+#include "server/tools.h"
 
 static const size_t MAX_TEXT = (size_t)1 << 26;
 
 /* One of the n answers. */
 typedef struct choice {
-    bl__buffer text;  /* of an answer that is given whole */
+    bl__buffer text;  /* of an answer that is given whole, or may be a tool call */
+    size_t n_shown;   /* of it, in a stream */
     json_t *logprobs; /* array; NULL when not asked for */
     const char *finish_reason;
     bool trims; /* no text yet, and the template leaves the first blank to the model */
@@ -25,8 +28,8 @@ typedef struct chat {
     char id[BL_ID_SIZE];
     int64_t created;
     bool stream, include_usage, logprobs;
+    bl__tools tools; /* its list is owned */
     bl__usage usage;
-    json_t *failure; /* of a job, in a stream */
     bl__job_end failed_end;
     bool has_failed;
     bl__buffer out;
@@ -40,7 +43,7 @@ static void free_chat(void *user) {
         bl__buffer_free(&c->choices[i].text);
         json_decref(c->choices[i].logprobs);
     }
-    json_decref(c->failure);
+    json_decref(c->tools.list);
     bl__buffer_free(&c->out);
     bl__free(c);
 }
@@ -71,6 +74,16 @@ static void tell_role(chat *c, size_t i) {
     put_chunk(c, i, json_pack("{s:s, s:s}", "role", "assistant", "content", ""), NULL, NULL);
 }
 
+/* The tool calls of an answer, which end it. */
+static json_t *find_calls(const chat *c, choice *from, size_t *n_before) {
+    json_t *calls = c->tools.list && from->text.len > 0
+                        ? bl__tools_find(&c->tools, from->text.data, from->text.len, n_before)
+                        : NULL;
+    if (calls)
+        from->finish_reason = "tool_calls";
+    return calls;
+}
+
 static void take_piece(void *user, size_t i, const bl__piece *piece) {
     chat *c = user;
     choice *to = &c->choices[i];
@@ -89,9 +102,34 @@ static void take_piece(void *user, size_t i, const bl__piece *piece) {
         return;
     }
     tell_role(c, i);
+    if (c->tools.list) { /* what may become a call is not shown yet */
+        bl__buffer_append(&to->text, text, len);
+        size_t n = to->text.len ? bl__tools_shown(to->text.data, to->text.len) : 0;
+        text = to->text.data + to->n_shown;
+        len = n > to->n_shown ? n - to->n_shown : 0;
+        to->n_shown += len;
+    }
     if (len > 0 || entry)
         put_chunk(c, i, json_pack("{s:s%}", "content", text, len),
                   entry ? json_pack("[o]", entry) : NULL, NULL);
+}
+
+/* At the end of a stream: the calls, or what was held back because it looked like one. */
+static void put_rest(chat *c, size_t i) {
+    choice *from = &c->choices[i];
+    size_t n_before;
+    json_t *calls = find_calls(c, from, &n_before), *call;
+    size_t n = calls ? n_before : from->text.len, index;
+    if (n > from->n_shown)
+        put_chunk(
+            c, i,
+            json_pack("{s:s%}", "content", from->text.data + from->n_shown, n - from->n_shown),
+            NULL, NULL);
+    json_array_foreach(calls, index, call) {
+        json_object_set_new(call, "index", json_integer((json_int_t)index));
+        put_chunk(c, i, json_pack("{s:[O]}", "tool_calls", call), NULL, NULL);
+    }
+    json_decref(calls);
 }
 
 static void take_end(void *user, size_t i, const bl__job_end *end) {
@@ -108,13 +146,24 @@ static void take_end(void *user, size_t i, const bl__job_end *end) {
     if (!c->stream)
         return;
     tell_role(c, i);
-    if (end->outcome == BL_JOB_FINISHED)
-        put_chunk(c, i, json_object(), NULL, to->finish_reason);
+    if (end->outcome != BL_JOB_FINISHED)
+        return;
+    put_rest(c, i);
+    put_chunk(c, i, json_object(), NULL, to->finish_reason);
 }
 
-static json_t *choice_json(const choice *from, size_t i) {
+static json_t *choice_json(const chat *c, choice *from, size_t i) {
+    size_t n = from->text.len, n_before = 0;
+    json_t *calls = find_calls(c, from, &n_before);
+    n = calls ? n_before : n;
     json_t *message = json_pack("{s:s, s:s%, s:n}", "role", "assistant", "content",
-                                from->text.len ? from->text.data : "", from->text.len, "refusal");
+                                n ? from->text.data : "", n, "refusal");
+    if (message && calls) {
+        json_object_set(message, "tool_calls", calls);
+        if (n == 0)
+            json_object_set_new(message, "content", json_null());
+    }
+    json_decref(calls);
     return json_pack("{s:i, s:o, s:o, s:s}", "index", (int)i, "message", message, "logprobs",
                      from->logprobs ? json_pack("{s:O}", "content", from->logprobs) : json_null(),
                      "finish_reason", from->finish_reason);
@@ -143,7 +192,7 @@ static void finish(void *user, bl__response *response) {
     }
     json_t *choices = json_array();
     for (size_t i = 0; i < c->n_choices; i++)
-        json_array_append_new(choices, choice_json(&c->choices[i], i));
+        json_array_append_new(choices, choice_json(c, &c->choices[i], i));
     bl__respond_json(response, 200,
                      json_pack("{s:s, s:s, s:I, s:s, s:s, s:o, s:o}", "id", c->id, "object",
                                "chat.completion", "created", (json_int_t)c->created, "model",
@@ -153,7 +202,18 @@ static void finish(void *user, bl__response *response) {
 
 /* ---- requests ---- */
 
-static chat *make_chat(const bl__served *served, const bl__generation *g, bool logprobs) {
+/* What a request asks for, read from its JSON. */
+typedef struct asked {
+    bl__generation generation;
+    json_t *messages, *kwargs;
+    bl__tools tools;
+    bl__constraint *constraint;
+    bool logprobs;
+    size_t n_top;
+} asked;
+
+static chat *make_chat(const bl__served *served, const asked *what) {
+    const bl__generation *g = &what->generation;
     chat *c = bl__calloc(1, sizeof *c);
     if (!c)
         return NULL;
@@ -161,25 +221,19 @@ static chat *make_chat(const bl__served *served, const bl__generation *g, bool l
     c->created = bl__unix_time();
     c->stream = g->stream;
     c->include_usage = g->include_usage;
-    c->logprobs = logprobs;
+    c->logprobs = what->logprobs;
+    c->tools = what->tools;
+    json_incref(c->tools.list);
     c->n_choices = g->n_choices;
     c->out = bl__buffer_make(MAX_TEXT);
     bl__make_id("chatcmpl-", c->id);
     for (size_t i = 0; i < c->n_choices; i++) {
         c->choices[i].text = bl__buffer_make(MAX_TEXT);
-        c->choices[i].logprobs = logprobs ? json_array() : NULL;
+        c->choices[i].logprobs = what->logprobs ? json_array() : NULL;
         c->choices[i].trims = !served->has_template;
     }
     return c;
 }
-
-/* What a request asks for, read from its JSON. */
-typedef struct asked {
-    bl__generation generation;
-    json_t *messages, *tools, *kwargs;
-    bool logprobs;
-    size_t n_top;
-} asked;
 
 static void parse(bl__fields *f, asked *out) {
     static const char *const lengths[] = {"max_tokens", "max_completion_tokens", "n_predict"};
@@ -192,6 +246,15 @@ static void parse(bl__fields *f, asked *out) {
         bl__field_fail(f, "top_logprobs", "needs logprobs to be true");
     out->kwargs = bl__field_object(f, "chat_template_kwargs");
     out->messages = bl__messages_parse(f, bl__field(f, "messages"), "messages");
+    bl__tools_parse(f, &out->tools);
+    bl__constraint_parse(f, "response_format", &out->tools, &out->constraint);
+}
+
+static void clear_asked(asked *what) {
+    bl__generation_clear(&what->generation);
+    bl__constraint_release(what->constraint);
+    json_decref(what->tools.list);
+    json_decref(what->messages);
 }
 
 /* Starts the jobs of a request that is read; false with the response filled. */
@@ -201,11 +264,11 @@ static bool start(bl_server *server, bl__served *served, const asked *what, bl__
     char *text = NULL;
     size_t len = 0, n_ids = 0;
     bl_token *ids = NULL;
-    bool ok = bl__messages_render(served, what->messages, what->tools, what->kwargs, &text, &len,
+    bool ok = bl__messages_render(served, what->messages, &what->tools, what->kwargs, &text, &len,
                                   response) &&
               bl__encode_prompt(served, text, len, true, &ids, &n_ids, "messages", response);
     bl_free(text);
-    chat *c = ok ? make_chat(served, g, what->logprobs) : NULL;
+    chat *c = ok ? make_chat(served, what) : NULL;
     if (!c) {
         if (ok)
             bl__respond_json(response, 500, NULL);
@@ -225,7 +288,9 @@ static bool start(bl_server *server, bl__served *served, const asked *what, bl__
         job.n_top = what->n_top;
         job.client = bl__client_number(request);
         job.seconds = bl__server_seconds(server, g->seconds);
-        if (!bl__answer_submit(answer, &job, response)) {
+        job.show_special = what->tools.list != NULL; /* calls begin with one in some models */
+        if (!bl__constraint_set(server->models, served, what->constraint, &job, response) ||
+            !bl__answer_submit(answer, &job, response)) {
             bl__answer_abandon(answer);
             answer = NULL;
         }
@@ -250,8 +315,7 @@ static void handle(void *user, bl__request *request, bl__response *response) {
         bl__generation_add_stop(&what.generation, "\nUser:");
     if (served)
         start(server, served, &what, request, response);
-    bl__generation_clear(&what.generation);
-    json_decref(what.messages);
+    clear_asked(&what);
     json_decref(root);
 }
 

@@ -152,15 +152,30 @@ static json_t *make_variables(const bl__served *served, json_t *messages, json_t
     return variables;
 }
 
-bool bl__messages_render(const bl__served *served, json_t *messages, json_t *tools, json_t *kwargs,
-                         char **text, size_t *len, bl__response *response) {
+/* The messages as the template is to see them, a new reference: with what it does not know of tools
+ * written out. */
+static json_t *for_template(const bl__served *served, json_t *messages, const bl__tools *tools) {
+    bool any = tools && tools->list;
+    for (size_t i = 0; i < json_array_size(messages) && !any; i++) {
+        const json_t *message = json_array_get(messages, i);
+        const char *role = json_string_value(json_object_get(message, "role"));
+        any = strcmp(role, "tool") == 0 || json_object_get(message, "tool_calls");
+    }
+    const bl__tools none = {0};
+    return any && !served->knows_tools ? bl__tools_tell(tools ? tools : &none, messages)
+                                       : json_copy(messages);
+}
+
+bool bl__messages_render(const bl__served *served, json_t *messages, const bl__tools *tools,
+                         json_t *kwargs, char **text, size_t *len, bl__response *response) {
     bl_error err = {.code = BL_ERR_MEMORY, .message = "out of memory"};
-    json_t *prefill = prefill_of(messages), *asked = json_copy(messages);
+    json_t *prefill = prefill_of(messages), *asked = for_template(served, messages, tools);
+    json_t *list = tools && served->knows_tools ? tools->list : NULL;
     bl__buffer out = bl__buffer_make(MAX_PROMPT);
     bool ok = false;
     if (prefill && asked)
         json_array_remove(asked, json_array_size(asked) - 1);
-    json_t *variables = asked ? make_variables(served, asked, tools, kwargs) : NULL;
+    json_t *variables = asked ? make_variables(served, asked, list, kwargs) : NULL;
     char *json = variables ? bl__json_write(variables, JSON_COMPACT, NULL) : NULL;
     char *rendered = NULL;
     size_t n = 0;
@@ -171,6 +186,8 @@ bool bl__messages_render(const bl__served *served, json_t *messages, json_t *too
         bl__buffer_append(&out, rendered, n);
         if (prefill)
             bl__buffer_append(&out, json_string_value(prefill), json_string_length(prefill));
+        else if (tools && tools->required && served->marks_calls)
+            bl__buffer_puts(&out, "<tool_call>\n");
         ok = !out.failed && (*text = bl__buffer_take(&out, len));
         if (!ok)
             bl__respond_json(response, 500, NULL);

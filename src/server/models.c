@@ -16,6 +16,7 @@ struct bl__models {
     bl_server_params params; /* strings borrowed from the server */
     pthread_t loader;
     bool has_loader;
+    pthread_mutex_t tries;   /* held while one is made */
     pthread_mutex_t loading; /* held while a model is loaded: one at a time */
     pthread_mutex_t mutex;   /* of what follows */
     pthread_cond_t changed;
@@ -106,6 +107,7 @@ static char *token_text(const bl_tokenizer *tokenizer, bl_token token) {
 static void unload(bl__served *s) {
     bl__scheduler_free(s->scheduler);
     bl_chat_template_free(s->chat_template);
+    bl_token_trie_free(s->trie);
     bl_tokenizer_close(s->tokenizer);
     bl_model_close(s->model);
     bl__free(s->bos);
@@ -117,6 +119,7 @@ static bl_status open_template(bl__served *s, bl_error *err) {
     const char *source = bl_tokenizer_chat_template(s->tokenizer);
     s->has_template = source != NULL;
     s->knows_tools = source && strstr(source, "tools");
+    s->marks_calls = !source || !s->knows_tools || strstr(source, "<tool_call>");
     s->bos = token_text(s->tokenizer, bl_tokenizer_bos(s->tokenizer));
     s->eos = token_text(s->tokenizer, bl_tokenizer_eos(s->tokenizer));
     if (!s->bos || !s->eos)
@@ -210,6 +213,7 @@ bl_status bl__models_create(const bl_server_params *params, bl__models **out, bl
     if (!m)
         return bl__fail(err, BL_ERR_MEMORY, "out of memory");
     m->params = *params;
+    pthread_mutex_init(&m->tries, NULL);
     pthread_mutex_init(&m->loading, NULL);
     pthread_mutex_init(&m->mutex, NULL);
     pthread_cond_init(&m->changed, NULL);
@@ -245,6 +249,7 @@ void bl__models_free(bl__models *m) {
     pthread_cond_destroy(&m->changed);
     pthread_mutex_destroy(&m->mutex);
     pthread_mutex_destroy(&m->loading);
+    pthread_mutex_destroy(&m->tries);
     bl__free(m);
 }
 
@@ -310,6 +315,17 @@ void bl__models_release(bl__models *m, bl__served *s) {
     pthread_mutex_lock(&m->mutex);
     s->n_users--;
     pthread_mutex_unlock(&m->mutex);
+}
+
+bl_status bl__models_trie(bl__models *m, bl__served *s, const bl_token_trie **out, bl_error *err) {
+    bl_status status = BL_OK;
+    pthread_mutex_lock(&m->tries);
+    if (!s->trie)
+        status =
+            bl_token_trie_create(s->tokenizer, bl_model_get_info(s->model)->vocab, &s->trie, err);
+    *out = s->trie;
+    pthread_mutex_unlock(&m->tries);
+    return status;
 }
 
 bl__model_state bl__models_state(bl__models *m) {

@@ -36,7 +36,9 @@ typedef struct bl__served {
     bl__scheduler *scheduler;
     bl_chat_template *chat_template; /* the model's, else a plain one */
     bool has_template, knows_tools;  /* of the model's own */
+    bool marks_calls;                /* with <tool_call> */
     char *bos, *eos;                 /* texts of these tokens, for the template */
+    bl_token_trie *trie;             /* NULL until bl__models_trie() */
 } bl__served;
 
 typedef struct bl__models bl__models;
@@ -51,6 +53,10 @@ bl_status bl__models_wait(bl__models *models, bl_error *err);
  * NULL. */
 bl__served *bl__models_acquire(bl__models *models, const char *name, bl__response *response);
 void bl__models_release(bl__models *models, bl__served *served); /* NULL is accepted */
+
+/* The tokens of a model that is acquired, for constraints; made when first asked for. */
+bl_status bl__models_trie(bl__models *models, bl__served *served, const bl_token_trie **out,
+                          bl_error *err);
 
 bl__model_state bl__models_state(bl__models *models); /* of the default model */
 size_t bl__models_count(const bl__models *models);

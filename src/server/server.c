@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "bitloom/system.h"
 #include "server/limits.h"
+#include "server/replies.h"
 
 enum { DEFAULT_BODY = 8 << 20, DEFAULT_CONNECTIONS = 2048, MAX_HEADERS = 32 << 10, N_WORKERS = 4 };
 static const double DEFAULT_PATIENCE = 60, DEFAULT_SECONDS = 3600;
@@ -198,6 +199,12 @@ bl_status bl__server_add_routes(bl_server *server, bl_error *err) {
         status = bl__api_tokens_add(server, err);
     if (status == BL_OK)
         status = bl__api_chat_add(server, err);
+    if (status == BL_OK)
+        status = bl__api_completions_add(server, err);
+    if (status == BL_OK)
+        status = bl__api_embeddings_add(server, err);
+    if (status == BL_OK)
+        status = bl__api_responses_add(server, err);
     return status;
 }
 
@@ -210,6 +217,8 @@ bl_status bl_server_start(const bl_server_params *params, bl_server **out, bl_er
     bl_status status = keep_params(server, params, err);
     if (status == BL_OK)
         status = bl__limits_create(&server->params, &server->limits, err);
+    if (status == BL_OK)
+        status = bl__replies_create(&server->replies, err);
     if (status == BL_OK)
         status = bl__server_add_routes(server, err);
     if (status == BL_OK)
@@ -260,6 +269,7 @@ void bl_server_stop(bl_server *server, double seconds) {
     }
     bl__models_free(server->models);
     bl__limits_free(server->limits);
+    bl__replies_free(server->replies);
     for (size_t i = 0; i < server->n_strings; i++)
         bl__free(server->strings[i]);
     bl__free(server->strings);

@@ -76,6 +76,26 @@ expect 413 'body_too_large' "$chat" -d @<(head -c 9000000 /dev/zero | tr '\0' ' 
 expect 200 '"tokens"' "$url/tokenize" -d '{"content": "Hello there"}'
 expect 200 'Hello there' "$url/detokenize" -d "$(cat "$work/answer")"
 
+# The other endpoints.
+expect 200 '"text_completion"' "$url/v1/completions" -d '{"prompt": "The old", "max_tokens": 4, "seed": 1}'
+expect 200 '"token_logprobs":[null,' "$url/v1/completions" \
+    -d '{"prompt": "The old", "max_tokens": 0, "echo": true, "logprobs": 1}'
+expect 400 '"param":"prompt"' "$url/v1/completions" -d '{"prompt": [[1, 2], [99999999]]}'
+expect 200 '"object":"embedding"' "$url/v1/embeddings" -d '{"input": ["The old house", "A new one"]}'
+[[ $(field 'round(sum(x * x for x in a["data"][1]["embedding"]), 4)') == 1.0 ]] || fail "embedding"
+expect 400 '"param":"input"' "$url/v1/embeddings" -d '{"input": {}}'
+expect 200 '"response"' "$url/v1/responses" -d '{"input": "Good evening", "max_output_tokens": 5, "seed": 1}'
+id=$(field 'a["id"]')
+expect 200 "\"previous_response_id\":\"$id\"" "$url/v1/responses" \
+    -d "{\"input\": \"And now?\", \"max_output_tokens\": 5, \"previous_response_id\": \"$id\"}"
+expect 200 "$id" "$url/v1/responses/$id"
+expect 200 '"deleted":true' -X DELETE "$url/v1/responses/$id"
+expect 404 'not_found' "$url/v1/responses" -d "{\"input\": \"And now?\", \"previous_response_id\": \"$id\"}"
+expect 200 '"content":"{' "$chat" -d "$request, \"response_format\": {\"type\": \"json_object\"}}"
+expect 200 '"content":"yes"' "$chat" -d "$request, \"grammar\": \"root ::= \\\"yes\\\"\"}"
+expect 400 '"param":"grammar"' "$chat" -d "$request, \"grammar\": \"root ::= nothing\"}"
+expect 400 '"param":"tools"' "$chat" -d "$request, \"tools\": [{\"type\": \"web\"}]}"
+
 # A client that goes away in the middle of a stream frees its place.
 long="${request/24/2000}, \"n\": 16, \"ignore_eos\": true, \"stream\": true}"
 get -N --max-time 0.3 "$chat" -d "$long" >/dev/null 2>&1 || true
