@@ -15,10 +15,10 @@ enum { MAX_KEYS = 256, MAX_FILE = 1 << 20 };
 
 typedef struct serve_settings {
     model_settings model;
-    const char *model_dir, *host, *key_file, *tls_cert, *tls_key, *cors;
+    const char *model_dir, *host, *key_file, *tls_cert, *tls_key, *cors, *store;
     int64_t port, parallel, queue, memory, rate, max_body, connections;
     double patience, max_time, grace;
-    bool log_json, quiet;
+    bool log_json, quiet, no_store;
 } serve_settings;
 
 #define SERVE(field) offsetof(serve_settings, field)
@@ -36,6 +36,9 @@ static const option SERVER_OPTIONS[] = {
      "answers written at the same time (default 8)"},
     {0, "queue", NULL, OPTION_INTEGER, "N", SERVE(queue), 1, 1 << 20, NULL,
      "requests that wait for that; the next one gets status 429 (default 64)"},
+    {0, "store", NULL, OPTION_TEXT, "FILE", SERVE(store), 0, 0, NULL,
+     "keep the page's conversations here (default ~/.local/share/bitloom/conversations.db)"},
+    {0, "no-store", NULL, OPTION_FLAG, NULL, SERVE(no_store), 0, 0, NULL, "keep no conversations"},
 };
 static const option SAFETY_OPTIONS[] = {
     {0, "api-key-file", NULL, OPTION_TEXT, "FILE", SERVE(key_file), 0, 0, NULL,
@@ -157,6 +160,8 @@ static bl_server_params make_params(const serve_settings *s, const secrets *keys
         .max_connections = (uint32_t)s->connections,
         .patience = s->patience,
         .max_seconds = s->max_time,
+        .store = s->store,
+        .no_store = s->no_store,
         .log_format = s->quiet      ? BL_SERVER_LOG_NONE
                       : s->log_json ? BL_SERVER_LOG_JSON
                                     : BL_SERVER_LOG_TEXT,
@@ -205,6 +210,8 @@ static int run(int argc, char **argv) {
     case PARSE_OK:
         break;
     }
+    if (s.store && s.no_store)
+        return options_complain(&SERVE_COMMAND, "--store and --no-store: expected one of them");
     if (!s.tls_cert != !s.tls_key)
         return options_complain(&SERVE_COMMAND, "--tls-cert and --tls-key: expected both");
     secrets keys = {0};
@@ -222,12 +229,13 @@ static int run(int argc, char **argv) {
 
 const command SERVE_COMMAND = {
     .name = "serve",
-    .summary = "serve models to programs that speak the OpenAI API",
+    .summary = "serve models: the OpenAI API, and a page to chat in",
     .description =
         "Answers the OpenAI API over HTTP: chat, completions, responses, embeddings, with "
         "streaming.\n"
         "Requests that come at the same time are written at the same time, and the same request\n"
-        "and seed get the same text whatever runs beside them. Listens to this machine only "
+        "and seed get the same text whatever runs beside them. A browser that opens the address\n"
+        "finds a page to chat in, with past conversations. Listens to this machine only "
         "unless\n"
         "--host says otherwise. Ctrl-C, or SIGTERM, lets answers end for a moment and stops.",
     .examples = "  bitloom serve\n"

@@ -50,6 +50,12 @@ typedef struct bl_server_params {
                                      what is sent; 0 = 60 */
     double max_seconds;           /* for an answer, waiting included; 0 = 3600 */
 
+    /* Where the page keeps conversations: an SQLite file, made when it is not there. NULL:
+     * bitloom/conversations.db in the user's data folder ($XDG_DATA_HOME, ~/.local/share); when
+     * that cannot be used, the log says why and nothing is kept. */
+    const char *store;
+    bool no_store; /* keep none */
+
     bl_server_log log_format;
     /* Gets a line without newline, any thread, one at a time; NULL = no log. */
     void (*log)(void *user, const char *line);
@@ -58,7 +64,7 @@ typedef struct bl_server_params {
 
 /* Begins to listen, and to load the model; until that is done requests get status 503. Strings are
  * copied. Errors: BL_ERR_UNSUPPORTED (built without libmicrohttpd), BL_ERR_ARGUMENT, BL_ERR_IO,
- * BL_ERR_NOT_FOUND (no model), BL_ERR_MEMORY. */
+ * BL_ERR_NOT_FOUND (no model), BL_ERR_FORMAT (the store is another program's), BL_ERR_MEMORY. */
 bl_status bl_server_start(const bl_server_params *params, bl_server **out, bl_error *err);
 uint16_t bl_server_port(const bl_server *server);
 /* Waits until the model is loaded. Errors: those of loading; the server goes on with status 503. */

@@ -72,6 +72,8 @@ complete -c bitloom -n '__fish_seen_subcommand_from serve' -l queue -x -d 'reque
 complete -c bitloom -n '__fish_seen_subcommand_from serve' -l api-key-file -r -F -d 'keys, one a line'
 complete -c bitloom -n '__fish_seen_subcommand_from serve' -l tls-cert -r -F -d 'certificate'
 complete -c bitloom -n '__fish_seen_subcommand_from serve' -l tls-key -r -F -d 'its key'
+complete -c bitloom -n '__fish_seen_subcommand_from serve' -l store -r -d 'file for the conversations of the page'
+complete -c bitloom -n '__fish_seen_subcommand_from serve' -l no-store -d 'keep no conversations'
 complete -c bitloom -n '__fish_seen_subcommand_from serve' -l cors -x -d 'origin whose pages may ask'
 complete -c bitloom -n '__fish_seen_subcommand_from serve' -l rate-limit -x -d 'requests a minute of an address'
 complete -c bitloom -n '__fish_seen_subcommand_from serve' -l max-body -x -d 'MiB of a request at most'

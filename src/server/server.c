@@ -11,10 +11,13 @@
 #include "base/clock.h"
 #include "base/error.h"
 #include "bitloom/system.h"
+#include "server/conversations.h"
 #include "server/limits.h"
+#include "server/page.h"
 #include "server/replies.h"
 
 enum { DEFAULT_BODY = 8 << 20, DEFAULT_CONNECTIONS = 2048, MAX_HEADERS = 32 << 10, N_WORKERS = 4 };
+enum { STORE_WAIT_MS = 5000 /* for another process that writes conversations */ };
 static const double DEFAULT_PATIENCE = 60, DEFAULT_SECONDS = 3600;
 
 /* ---- common needs of endpoints ---- */
@@ -174,6 +177,7 @@ static bl_status keep_params(bl_server *server, const bl_server_params *given, b
     p->host = keep(server, given->host ? given->host : "127.0.0.1", &ok);
     p->model = keep(server, given->model, &ok);
     p->model_dir = keep(server, given->model_dir, &ok);
+    p->store = keep(server, given->store, &ok);
     p->tls_certificate = keep(server, given->tls_certificate, &ok);
     p->tls_key = keep(server, given->tls_key, &ok);
     p->cors_origin = keep(server, given->cors_origin, &ok);
@@ -193,8 +197,34 @@ static bl_status keep_params(bl_server *server, const bl_server_params *given, b
     return BL_OK;
 }
 
+/* Without a place that was asked for by name, a store that cannot be had is no reason not to serve.
+ */
+static bl_status open_store(bl_server *server, bl_error *err) {
+    bl_error why = {0};
+    char *path = NULL, line[400];
+    if (server->params.no_store)
+        return BL_OK;
+    if (server->params.store)
+        return bl__store_open(server->params.store, STORE_WAIT_MS, &server->store, err);
+    bl_status status = bl__store_default_path(&path, &why);
+    if (status == BL_OK)
+        status = bl__store_open(path, STORE_WAIT_MS, &server->store, &why);
+    bl__free(path);
+    if (status == BL_ERR_MEMORY)
+        return bl__fail(err, status, "%s", why.message);
+    if (status != BL_OK) {
+        snprintf(line, sizeof line, "conversations are not kept: %s", why.message);
+        bl__server_log(server, line);
+    }
+    return BL_OK;
+}
+
 bl_status bl__server_add_routes(bl_server *server, bl_error *err) {
     bl_status status = bl__api_meta_add(server, err);
+    if (status == BL_OK)
+        status = bl__conversations_add(&server->router, server->store, err);
+    if (status == BL_OK)
+        status = bl__page_add(&server->router, err);
     if (status == BL_OK)
         status = bl__api_tokens_add(server, err);
     if (status == BL_OK)
@@ -219,6 +249,8 @@ bl_status bl_server_start(const bl_server_params *params, bl_server **out, bl_er
         status = bl__limits_create(&server->params, &server->limits, err);
     if (status == BL_OK)
         status = bl__replies_create(&server->replies, err);
+    if (status == BL_OK)
+        status = open_store(server, err);
     if (status == BL_OK)
         status = bl__server_add_routes(server, err);
     if (status == BL_OK)
@@ -270,6 +302,7 @@ void bl_server_stop(bl_server *server, double seconds) {
     bl__models_free(server->models);
     bl__limits_free(server->limits);
     bl__replies_free(server->replies);
+    bl__store_close(server->store);
     for (size_t i = 0; i < server->n_strings; i++)
         bl__free(server->strings[i]);
     bl__free(server->strings);

@@ -9,6 +9,7 @@
 #include "server/http.h"
 #include "server/models.h"
 #include "server/router.h"
+#include "server/store.h"
 
 /* Counts for /metrics: answers by the first digit of their status; [0]: clients that went away. */
 typedef struct bl__counts {
@@ -28,6 +29,7 @@ struct bl_server {
     bl__models *models;
     bl__limits *limits;
     bl__replies *replies;
+    bl__store *store; /* NULL: conversations are not kept */
     bl__counts counts;
     atomic_bool stopping;
     double started;

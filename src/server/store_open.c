@@ -188,7 +188,8 @@ static bl_status configure(bl__store *store, bl_error *err) {
     sqlite3_limit(db, SQLITE_LIMIT_ATTACHED, 0);
     bl_status status = execute(store,
                                "PRAGMA cell_size_check = ON; PRAGMA synchronous = FULL;"
-                               "PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON",
+                               "PRAGMA foreign_keys = ON; PRAGMA secure_delete = ON;"
+                               "PRAGMA temp_store = MEMORY",
                                "setting it up", err);
     int version;
     if (!status) /* nothing of another program's database changes, so this comes before WAL */

@@ -7,6 +7,7 @@ model=$(find "$root/models" -name '*.gguf' | sort | head -n 1)
 [[ -n $model ]] || { echo "FAILED: no model in models/" >&2; exit 1; }
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+export XDG_DATA_HOME=$work/data # the server's conversations
 failures=0
 fail() {
     printf 'FAILED: %s\n' "$*" >&2
