@@ -63,10 +63,11 @@ void engine_close(engine *e);
 int engine_speculate(engine *e, const command *cmd, const speculation_settings *settings);
 
 typedef struct constraint_settings {
-    const char *grammar;
+    const char *grammar, *json_schema;
+    bool json_object;
 } constraint_settings;
 
-enum { N_CONSTRAINT_OPTIONS = 1 };
+enum { N_CONSTRAINT_OPTIONS = 3 };
 extern const option CONSTRAINT_OPTIONS[N_CONSTRAINT_OPTIONS];
 
 /* Makes the opened engine keep its text within a grammar, where that is asked for; as
@@ -118,9 +119,6 @@ bl_perplexity_params windows_params(int64_t n_ctx, int64_t max_windows, const ch
 
 /* Tells a context shift what to keep of this prompt: what was asked for and the BOS token. */
 void keep_start(engine *e, const bl_token *ids, size_t n_ids);
-
-/* What the session and its model take, part by part, to stderr. */
-void note_memory(const engine *e);
 
 /* "12 prompt tokens at 90.1 tok/s, ..." to stderr. */
 void print_speed(const engine *e, const bl_generate_result *result);

@@ -31,6 +31,16 @@ typedef struct bl_grammar bl_grammar;
  * the rule's name), BL_ERR_LIMIT, BL_ERR_MEMORY. */
 bl_status bl_grammar_from_gbnf(const char *text, size_t len, bl_grammar **out, bl_error *err);
 
+/* From a JSON schema, text[len], at most 1 MiB: the text is one value of it, in JSON. Properties
+ * come in the order of the schema. Errors: BL_ERR_FORMAT (no JSON, no schema, or no value is of
+ * it), BL_ERR_UNSUPPORTED (a keyword that constrains and is not understood), both with a JSON
+ * pointer; BL_ERR_LIMIT, BL_ERR_MEMORY. */
+bl_status bl_grammar_from_json_schema(const char *text, size_t len, bl_grammar **out,
+                                      bl_error *err);
+
+/* Any JSON object. */
+bl_status bl_grammar_from_json_object(bl_grammar **out, bl_error *err);
+
 void bl_grammar_free(bl_grammar *grammar); /* NULL is accepted; free its matchers first */
 
 /* The tokens of a vocabulary by their bytes, made once for a tokenizer and used by all matchers. */

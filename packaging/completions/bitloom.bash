@@ -9,7 +9,7 @@ _bitloom() {
         --repeat-penalty --frequency-penalty --presence-penalty --repeat-last-n -r --stop
         --reverse-prompt --ignore-eos --special --context-shift --keep"
     local speculation="--speculate --draft-model -md --draft-max --draft"
-    local constraint="--grammar --grammar-file"
+    local constraint="--grammar --grammar-file --json-schema --json-schema-file --json-object"
     local types="native bl_t2 bl_t5 bl_b1 i2_s tq1_0 tq2_0 iq1_bn iq2_bn f16 bf16 f32"
     local dummy_types="native bl_t2 bl_t5 bl_b1 i2_s tq1_0 tq2_0 q1_0 q2_0 iq1_bn iq2_bn f32 f16 bf16 q8_0 q4_0 q4_1"
     local shapes="125M 350M 700M 760M 1B 1.3B 1.5B 2B4T 2.5B 2.7B 3B 3.8B 3.9B 6.7B 7B 13B 30B 70B
@@ -50,15 +50,13 @@ _bitloom() {
                 return
             fi ;;
         *:-m | *:--model | *:-f | *:--file | *:-o | *:--output | *:--template-file | \
-            *:--grammar | *:--grammar-file | \
+            *:--grammar | *:--grammar-file | *:--json-schema | *:--json-schema-file | \
             *:--api-key-file | *:--tls-cert | *:--tls-key | \
             *:--valid-file | *:--out | *:--data | *:--tokenizer | *:--export)
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     esac
     case $cmd in
-        run)
-            options+=" $model $sampling $speculation $constraint -p --prompt -f --file -e --escape"
-            options+=" --no-bos --json -v --verbose -q --quiet" ;;
+        run) options+=" $model $sampling $speculation $constraint -p --prompt -f --file -e --escape --no-bos --json -q --quiet" ;;
         chat) options+=" $model $sampling $speculation $constraint --system -sys --template-file -q --quiet" ;;
         serve)
             options+=" $model --host --port --model-dir --memory --parallel -np --queue"

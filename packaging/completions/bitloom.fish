@@ -52,13 +52,14 @@ complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l speculate -x -a
 complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l draft-model -o md -r -F -d 'smaller model that guesses'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l draft-max -l draft -x -d 'tokens guessed at once at most'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l grammar -l grammar-file -r -F -d 'write only what a grammar allows'
+complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l json-schema -l json-schema-file -r -F -d 'write one value of a JSON schema'
+complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l json-object -d 'write one JSON object'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat' -l keep -x -d 'tokens at the start that are kept'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat serve convert verify data tokenizer train plot bench perplexity eval compare dummy' -s q -l quiet -d 'print less'
 
 # Single commands
 complete -c bitloom -n '__fish_seen_subcommand_from run' -s p -l prompt -x -d 'the prompt'
 complete -c bitloom -n '__fish_seen_subcommand_from run' -s f -l file -r -F -d 'read the prompt from a file'
-complete -c bitloom -n '__fish_seen_subcommand_from run' -s v -l verbose -d 'say what memory is taken for'
 complete -c bitloom -n '__fish_seen_subcommand_from run' -s e -l escape -d 'replace escapes in the prompt'
 complete -c bitloom -n '__fish_seen_subcommand_from run tokenize' -l no-bos -d 'do not add BOS'
 complete -c bitloom -n '__fish_seen_subcommand_from run convert inspect verify tokenize data tokenizer train bench perplexity eval compare dummy info' -l json -d 'print JSON'

@@ -7,24 +7,13 @@
 #include "base/error.h"
 #include "formats/json.h"
 
-/* Any JSON object (RFC 8259), with little room between its parts. */
-static const char JSON_OBJECT_GBNF[] =
-    "root ::= object\n"
-    "value ::= object | array | string | number | \"true\" | \"false\" | \"null\"\n"
-    "object ::= \"{\" ws ( member ( ws \",\" ws member )* )? ws \"}\"\n"
-    "member ::= string ws \":\" ws value\n"
-    "array ::= \"[\" ws ( value ( ws \",\" ws value )* )? ws \"]\"\n"
-    "string ::= \"\\\"\" ( [^\"\\\\\\x00-\\x1F] | \"\\\\\" ( [\"\\\\/bfnrt] | \"u\" hex hex hex "
-    "hex "
-    ") )* \"\\\"\"\n"
-    "hex ::= [0-9a-fA-F]\n"
-    "number ::= \"-\"? ( \"0\" | [1-9] [0-9]{0,15} ) ( \".\" [0-9]{1,15} )? ( [eE] [-+]? "
-    "[0-9]{1,3} )?\n"
-    "ws ::= \" \"? | \"\\n\" [ ]{0,16}\n";
-
 static bl_status from_schema(const json_t *schema, bl_grammar **out, bl_error *err) {
-    (void)schema, (void)out;
-    return bl__fail(err, BL_ERR_UNSUPPORTED, "JSON schemas are not supported");
+    size_t len = 0;
+    char *text = bl__json_write(schema, JSON_COMPACT, &len);
+    bl_status status = text ? bl_grammar_from_json_schema(text, len, out, err)
+                            : bl__fail(err, BL_ERR_MEMORY, "out of memory");
+    bl__free(text);
+    return status;
 }
 
 /* The schema in a response_format, wherever the endpoint has it; NULL with the error set. */
@@ -45,7 +34,7 @@ static bl_status from_format(bl__fields *f, const char *name, const json_t *form
         const json_t *schema = json_object_get(format, "schema");
         if (json_is_object(schema))
             return from_schema(schema, out, err);
-        return bl_grammar_from_gbnf(JSON_OBJECT_GBNF, sizeof JSON_OBJECT_GBNF - 1, out, err);
+        return bl_grammar_from_json_object(out, err);
     }
     if (type && strcmp(type, "json_schema") == 0) {
         const json_t *schema = find_schema(f, name, format);

@@ -87,6 +87,7 @@ bad 'found the option --temp' run -m --temp 1
 bad '--json takes no value' run --json=1
 bad 'unexpected argument "tale"' run -p x tale
 bad 'expected one of them' run -p x -f y
+bad 'expected one of them' run -p x --json-object --grammar y
 mapfile -t stops < <(printf -- '--stop\ns\n%.0s' {1..17})
 bad 'given more than 16 times' run -p x "${stops[@]}"
 bad 'expected one of: native' convert in -o out --type q3

@@ -45,21 +45,40 @@ status=0
 run -p "$prompt" --speculate draft >/dev/null 2>"$work/log" || status=$?
 [[ $status -eq 2 ]] && grep -q 'the model is missing' "$work/log" || fail "draft without a model: $status"
 
-# What memory is taken for, and refusing what cannot be had.
-run -p "$prompt" -v -c 64 2>&1 >/dev/null | grep -q '^memory: .* for keys and values of 64 tokens' || fail "run -v"
-"$program" info --memory "$model" -c 64 --json >"$work/json" || fail "info --memory FILE"
-python3 - "$work/json" <<'END' || fail "info --memory FILE"
-import json, sys
-found = json.load(open(sys.argv[1]))
-parts = [found[name + "_bytes"] for name in ("mapped", "repacked", "head_copy", "cache", "scratch")]
-assert found["n_ctx"] == 64 and found["total_bytes"] == sum(parts) and parts[0] > 0 and parts[3] > 0, found
+# What a grammar or a schema asks for, whoever guesses tokens; what is cut is reported.
+cat >"$work/schema.json" <<'END'
+{"type": "object", "required": ["name", "age", "tags"], "properties": {
+  "name": {"type": "string", "maxLength": 20}, "age": {"type": "integer", "minimum": 0, "maximum": 150},
+  "tags": {"type": "array", "items": {"enum": ["old", "new"]}, "maxItems": 3}}}
 END
-if (($(awk '/^MemAvailable/ {print $2}' /proc/meminfo) < 40000000)); then # the context takes 50 GiB
-    status=0
-    run -p x -c 16777216 >"$work/out" 2>"$work/log" || status=$?
-    [[ $status -eq 1 && ! -s $work/out ]] || fail "a context beyond all memory: status $status"
-    grep -q 'GiB for 1 x 16777216 tokens .* GiB are available' "$work/log" || fail "beyond all memory: $(cat "$work/log")"
-fi
+cat >"$work/check.py" <<'END'
+import json, sys
+value = json.load(sys.stdin)
+assert list(value) == ["name", "age", "tags"], value
+assert len(value["name"]) <= 20 and type(value["age"]) is int and 0 <= value["age"] <= 150, value
+assert len(value["tags"]) <= 3 and set(value["tags"]) <= {"old", "new"}, value
+END
+for sampling in '--temp 0' '--temp 0 --speculate lookup' '--temp 2 --top-k 0 --top-p 1 --min-p 0' '--head full'; do
+    # shellcheck disable=SC2086
+    run -p "$prompt" -q -n 200 $sampling --json-schema "$work/schema.json" >"$work/value" || fail "--json-schema, $sampling"
+    python3 "$work/check.py" <"$work/value" || fail "--json-schema, $sampling: $(cat "$work/value")"
+done
+run -p "$prompt" -n 200 --temp 0 -q --json-schema "$work/schema.json" >"$work/value"
+for way in '--head full' '--head screened' '--speculate lookup' '-t 1'; do
+    # shellcheck disable=SC2086
+    run -p "$prompt" -n 200 --temp 0 -q --json-schema "$work/schema.json" $way | cmp -s - "$work/value" ||
+        fail "--json-schema, $way: another text"
+done
+run -p "$prompt" -q -n 4 --json --json-object >"$work/json" 2>"$work/log"
+python3 -c 'import json, sys; r = json.load(sys.stdin); assert r["text"][0] == "{" and not r["whole"], r' <"$work/json" ||
+    fail "--json-object: $(cat "$work/json")"
+grep -q 'the text is cut' "$work/log" || fail "a cut text is not reported"
+printf 'root ::= (" yes" | " no") "!"\n' >"$work/grammar"
+[[ $(run -p "$prompt" -q --grammar "$work/grammar") =~ ^\ (yes|no)!$ ]] || fail "--grammar"
+printf 'root ::= yes\n' >"$work/grammar"
+status=0
+run -p "$prompt" -q --grammar "$work/grammar" >"$work/out" 2>"$work/log" || status=$?
+[[ $status -eq 1 && $(<"$work/log") == *'grammar: line 1, column 10: rule yes'* ]] || fail "a wrong grammar: $(cat "$work/log")"
 
 # Prompts by every way give the same text.
 printf '%s\n' "$prompt" >"$work/prompt"
