@@ -402,6 +402,15 @@ const char *stop_reason_text(bl_stop_reason reason) {
     return "unknown";
 }
 
+void note_memory(const engine *e) {
+    bl_memory m = bl_session_memory(e->session);
+    note("memory: %s of weights mapped, %s repacked, %s for a copy of the head, %s for keys and "
+         "values of %zu tokens, %s of scratch",
+         format_bytes((double)m.mapped), format_bytes((double)m.repacked),
+         format_bytes((double)m.head_copy), format_bytes((double)m.cache),
+         bl_session_n_ctx(e->session), format_bytes((double)m.scratch));
+}
+
 static double rate(size_t n, double seconds) {
     return seconds > 0 ? (double)n / seconds : 0;
 }

@@ -120,6 +120,9 @@ bl_perplexity_params windows_params(int64_t n_ctx, int64_t max_windows, const ch
 /* Tells a context shift what to keep of this prompt: what was asked for and the BOS token. */
 void keep_start(engine *e, const bl_token *ids, size_t n_ids);
 
+/* What the session and its model take, part by part, to stderr. */
+void note_memory(const engine *e);
+
 /* "12 prompt tokens at 90.1 tok/s, ..." to stderr. */
 void print_speed(const engine *e, const bl_generate_result *result);
 const char *stop_reason_text(bl_stop_reason reason);

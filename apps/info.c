@@ -21,9 +21,10 @@ typedef struct info_settings {
 static const option OPTIONS[] = {
     {0, "memory", NULL, OPTION_TEXT, "SHAPE", INFO(memory), 0, 0, NULL,
      "instead: bytes of a shape (as in bitloom dummy) or of a number of weights (7e9), from 32 "
-     "bits to 1 each"},
+     "bits to 1 each; or what a GGUF file takes when it runs"},
     {'c', "ctx-size", NULL, OPTION_INTEGER, "N", INFO(ctx), 0, 1 << 24, NULL,
-     "with --memory: tokens in the KV cache; 0 = the shape's context (default)"},
+     "with --memory: tokens in the KV cache; 0 = the shape's context, or a file's, at most 4096 "
+     "(default)"},
     {0, "energy", NULL, OPTION_TEXT, "SHAPE", INFO(energy), 0, 0, NULL,
      "instead: joules of a shape's products, estimated from operation counts"},
     {'n', "tokens", NULL, OPTION_INTEGER, "N", INFO(tokens), 1, 1 << 20, NULL,
@@ -96,6 +97,49 @@ static bool read_parts(const char *text, bl_dummy_shape *shape, bl_cost_parts *p
     }
     *parts = bl_cost_count(shape);
     return true;
+}
+
+/* What a model takes when it runs, whether or not this machine has it. */
+static int print_file_memory(const info_settings *s) {
+    const bl_session_params params = {.n_ctx = (uint32_t)s->ctx};
+    bl_model *model = NULL;
+    bl_session *session = NULL;
+    bl_error err;
+    setenv("BITLOOM_MEMORY", "unchecked", 1);
+    if (bl_model_open(s->memory, NULL, &model, &err) != BL_OK ||
+        bl_session_create(model, &params, &session, &err) != BL_OK) {
+        bl_model_close(model);
+        return fail_error("info", &err);
+    }
+    bl_memory m = bl_session_memory(session);
+    const struct {
+        const char *name, *key;
+        uint64_t bytes;
+    } rows[] = {
+        {"weights, mapped", "mapped_bytes", m.mapped},
+        {"weights, repacked", "repacked_bytes", m.repacked},
+        {"copy of the head", "head_copy_bytes", m.head_copy},
+        {"keys and values", "cache_bytes", m.cache},
+        {"scratch", "scratch_bytes", m.scratch},
+        {"total", "total_bytes", m.mapped + m.repacked + m.head_copy + m.cache + m.scratch}};
+    size_t n_ctx = bl_session_n_ctx(session);
+    json_t *object = s->json ? json_pack("{s:I}", "n_ctx", (json_int_t)n_ctx) : NULL;
+    if (!s->json)
+        printf("%s: a session of %zu tokens\n\n", s->memory, n_ctx);
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        if (object)
+            json_object_set_new(object, rows[i].key, json_integer((json_int_t)rows[i].bytes));
+        else if (!s->json)
+            printf("%-18s %10s\n", rows[i].name, format_bytes((double)rows[i].bytes));
+    }
+    bl_session_free(session);
+    bl_model_close(model);
+    return s->json ? print_or_drop(object) : EXIT_SUCCESS;
+}
+
+static bool is_file_name(const char *text) {
+    size_t len = strlen(text);
+    return len > 5 && strcmp(text + len - 5, ".gguf") == 0;
 }
 
 /* Embedding, head, norms and cache in 16 bits, or 32 where the weights are. */
@@ -175,7 +219,7 @@ static int run(int argc, char **argv) {
     if (s.memory && s.energy)
         return options_complain(&INFO_COMMAND, "--memory, --energy: expected one of them");
     if (s.memory)
-        return print_memory(&s);
+        return is_file_name(s.memory) ? print_file_memory(&s) : print_memory(&s);
     if (s.energy)
         return print_energy(&s);
     if (s.json)
@@ -210,6 +254,7 @@ const command INFO_COMMAND = {
         "With --memory or --energy: what a shape costs by arithmetic alone.",
     .examples = "  bitloom info\n"
                 "  bitloom info --memory 2B4T -c 4096\n"
+                "  bitloom info --memory model.gguf -c 32768\n"
                 "  bitloom info --energy 7B -n 1\n"
                 "  BITLOOM_CPU=ref bitloom info\n",
     .groups = GROUPS,

@@ -19,7 +19,7 @@ typedef struct run_settings {
     speculation_settings speculation;
     constraint_settings constraint;
     const char *prompt, *file;
-    bool escapes, no_bos, json, quiet;
+    bool escapes, no_bos, json, quiet, verbose;
 } run_settings;
 
 #define RUN(field) offsetof(run_settings, field)
@@ -37,6 +37,8 @@ static const option PROMPT_OPTIONS[] = {
 static const option OUTPUT_OPTIONS[] = {
     {0, "json", NULL, OPTION_FLAG, NULL, RUN(json), 0, 0, NULL,
      "print text and measurements as one JSON object at the end"},
+    {'v', "verbose", NULL, OPTION_FLAG, NULL, RUN(verbose), 0, 0, NULL,
+     "say what memory is taken for"},
     {'q', "quiet", NULL, OPTION_FLAG, NULL, RUN(quiet), 0, 0, NULL,
      "print nothing but the text and errors"},
 };
@@ -258,6 +260,8 @@ static int run(int argc, char **argv) {
     engine e = {0};
     if (status == EXIT_SUCCESS)
         status = engine_open(&e, &RUN_COMMAND, &s.model, &s.sampling, s.quiet);
+    if (status == EXIT_SUCCESS && s.verbose)
+        note_memory(&e);
     if (status == EXIT_SUCCESS)
         status = engine_speculate(&e, &RUN_COMMAND, &s.speculation);
     if (status == EXIT_SUCCESS)

@@ -36,8 +36,11 @@ typedef struct bl_model_params {
     bl_sparsity sparsity;
 } bl_model_params;
 
-/* Opens a GGUF model. params may be NULL. Errors name the tensor or key, what was found and what
- * was expected: BL_ERR_IO, BL_ERR_FORMAT, BL_ERR_UNSUPPORTED, BL_ERR_NOT_FOUND, BL_ERR_MEMORY. */
+/* Opens a GGUF model. params may be NULL. A file larger than the memory that is available is
+ * refused (BL_ERR_MEMORY): each token would wait for the disk. The environment variable
+ * BITLOOM_MEMORY=unchecked leaves that question out, here and for sessions. Errors name the tensor
+ * or key, what was found and what was expected: BL_ERR_IO, BL_ERR_FORMAT, BL_ERR_UNSUPPORTED,
+ * BL_ERR_NOT_FOUND, BL_ERR_MEMORY. */
 bl_status bl_model_open(const char *path, const bl_model_params *params, bl_model **out,
                         bl_error *err);
 void bl_model_close(bl_model *model); /* NULL is accepted; close sessions first */
@@ -92,6 +95,8 @@ typedef struct bl_session_params {
 
 enum { BL_MAX_SEQUENCES = 4096 };
 
+/* Errors: BL_ERR_ARGUMENT, BL_ERR_LIMIT, BL_ERR_MEMORY (also where what bl_session_memory() counts,
+ * mapped weights among it, is more than is available). */
 bl_status bl_session_create(const bl_model *model, const bl_session_params *params,
                             bl_session **out, bl_error *err);
 void bl_session_free(bl_session *session);
@@ -139,6 +144,16 @@ bl_skipped bl_session_skipped(const bl_session *session);
 
 /* Bytes of memory that the session holds. */
 size_t bl_session_bytes(const bl_session *session);
+
+/* What running a session takes, in bytes. */
+typedef struct bl_memory {
+    uint64_t mapped;    /* weights that are read where they lie in the file */
+    uint64_t repacked;  /* weights laid out anew when the model was opened */
+    uint64_t head_copy; /* what screened heads read first; made by the first tokens */
+    uint64_t cache;     /* keys and values of all sequences; taken up as positions are used */
+    uint64_t scratch;
+} bl_memory;
+bl_memory bl_session_memory(const bl_session *session);
 
 /* Several texts at once. A session holds n_sequences texts, each with its own positions. The calls
  * above mean sequence 0; those below take any, and weights are read once for a whole batch. What is

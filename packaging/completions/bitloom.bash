@@ -56,7 +56,9 @@ _bitloom() {
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     esac
     case $cmd in
-        run) options+=" $model $sampling $speculation $constraint -p --prompt -f --file -e --escape --no-bos --json -q --quiet" ;;
+        run)
+            options+=" $model $sampling $speculation $constraint -p --prompt -f --file -e --escape"
+            options+=" --no-bos --json -v --verbose -q --quiet" ;;
         chat) options+=" $model $sampling $speculation $constraint --system -sys --template-file -q --quiet" ;;
         serve)
             options+=" $model --host --port --model-dir --memory --parallel -np --queue"

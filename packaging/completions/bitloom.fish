@@ -60,6 +60,7 @@ complete -c bitloom -n '__fish_seen_subcommand_from run chat serve convert verif
 # Single commands
 complete -c bitloom -n '__fish_seen_subcommand_from run' -s p -l prompt -x -d 'the prompt'
 complete -c bitloom -n '__fish_seen_subcommand_from run' -s f -l file -r -F -d 'read the prompt from a file'
+complete -c bitloom -n '__fish_seen_subcommand_from run' -s v -l verbose -d 'say what memory is taken for'
 complete -c bitloom -n '__fish_seen_subcommand_from run' -s e -l escape -d 'replace escapes in the prompt'
 complete -c bitloom -n '__fish_seen_subcommand_from run tokenize' -l no-bos -d 'do not add BOS'
 complete -c bitloom -n '__fish_seen_subcommand_from run convert inspect verify tokenize data tokenizer train bench perplexity eval compare dummy info' -l json -d 'print JSON'

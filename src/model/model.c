@@ -4,6 +4,8 @@
 #include "base/alloc.h"
 #include "base/error.h"
 #include "cpu/cpu.h"
+#include "cpu/memory.h"
+#include "model/memory.h"
 
 static bl_status describe(bl_model *model, bl_error *err) {
     const bl__hparams *h = &model->hparams;
@@ -69,15 +71,20 @@ bl_status bl_model_open(const char *path, const bl_model_params *params, bl_mode
     bl__filemap map;
     bl__pool *pool = NULL;
     bl_model *model = NULL;
+    bool is_in_memory = bl__memory_holds_file(path);
     bl_status status = bl__filemap_open(path, &map, err);
     if (status)
         return status; /* already names the path */
-    if ((status = bl__pool_create(n_threads, false, &pool, err)) ||
+    if ((!is_in_memory && (status = bl__memory_check_file(map.len, err))) ||
+        (status = bl__pool_create(n_threads, false, &pool, err)) ||
         (status = bl__model_from_bytes(map.data, map.len, sparsity, pool, &model, err))) {
         bl__error_prefix(err, path);
         bl__filemap_close(&map);
     } else {
+        if (model->info.repacked_bytes) /* what they were made from is done with */
+            bl__filemap_release(map.data, map.len);
         model->map = map;
+        model->is_in_memory = is_in_memory;
         *out = model;
     }
     bl__pool_free(pool);

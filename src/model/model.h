@@ -82,6 +82,7 @@ struct bl_model {
     bl__layer *layers;
     bl__screen *screen; /* of the head, shared by all sessions; NULL: it has none */
     bl_sparsity sparsity;
+    bool is_in_memory; /* the file: it takes no more when it is read */
 };
 
 /* Opens a model from the bytes of a GGUF file, which are borrowed. pool may be NULL. */

@@ -12,6 +12,7 @@
 #include "base/error.h"
 #include "bitloom/system.h"
 #include "cpu/cpu.h"
+#include "model/memory.h"
 #include "model/work.h"
 
 enum {
@@ -45,8 +46,11 @@ static void lay_out(bl_session *s, bl__arena *arena) {
     bl__head_layout(&s->head, &s->compute, arena);
     bl__skip_layout(&s->skip, s->model, n, arena);
     bl__attention_layout(&s->attention, s->n_ctx, arena);
+    size_t before = arena->used;
     for (size_t i = 0; i < s->n_sequences; i++)
         bl__cache_layout(&s->sequences[i].cache, h, s->cache_type, s->n_ctx, arena);
+    s->cache_bytes = arena->used - before;
+    s->memory_bytes = arena->used;
 }
 
 static bl_status allocate(bl_session *s, bl_error *err) {
@@ -55,7 +59,9 @@ static bl_status allocate(bl_session *s, bl_error *err) {
     if (measure.overflowed)
         return bl__fail(err, BL_ERR_LIMIT, "a session of %zu x %zu tokens is too large to address",
                         s->n_sequences, s->n_ctx);
-    bl_status status = bl__arena_create(measure.used, &s->arena, err);
+    bl_status status = bl__memory_check_session(s, err);
+    if (!status)
+        status = bl__arena_create(measure.used, &s->arena, err);
     if (!status)
         lay_out(s, &s->arena);
     return status;

@@ -25,8 +25,9 @@ struct bl_session {
     bl__attention attention;
     bl_cache_type cache_type;
     size_t n_sequences, n_ctx, n_batch;
-    bl_token *tokens;        /* bl_token[n_sequences][n_ctx]: the texts so far */
-    bl__sequence *sequences; /* bl__sequence[n_sequences] */
+    size_t cache_bytes, memory_bytes; /* of the arena: keys and values; everything */
+    bl_token *tokens;                 /* bl_token[n_sequences][n_ctx]: the texts so far */
+    bl__sequence *sequences;          /* bl__sequence[n_sequences] */
     /* The batch in hand. */
     bl_token *row_tokens; /* bl_token[n_batch] */
     uint32_t *wanted;     /* uint32_t[n_batch]: rows whose logits are wanted, in the order asked */

@@ -80,6 +80,22 @@ status=0
 run -p "$prompt" -q --grammar "$work/grammar" >"$work/out" 2>"$work/log" || status=$?
 [[ $status -eq 1 && $(<"$work/log") == *'grammar: line 1, column 10: rule yes'* ]] || fail "a wrong grammar: $(cat "$work/log")"
 
+# What memory is taken for, and refusing what cannot be had.
+run -p "$prompt" -v -c 64 2>&1 >/dev/null | grep -q '^memory: .* for keys and values of 64 tokens' || fail "run -v"
+"$program" info --memory "$model" -c 64 --json >"$work/json" || fail "info --memory FILE"
+python3 - "$work/json" <<'END' || fail "info --memory FILE"
+import json, sys
+found = json.load(open(sys.argv[1]))
+parts = [found[name + "_bytes"] for name in ("mapped", "repacked", "head_copy", "cache", "scratch")]
+assert found["n_ctx"] == 64 and found["total_bytes"] == sum(parts) and parts[0] > 0 and parts[3] > 0, found
+END
+if (($(awk '/^MemAvailable/ {print $2}' /proc/meminfo) < 40000000)); then # the context takes 50 GiB
+    status=0
+    run -p x -c 16777216 >"$work/out" 2>"$work/log" || status=$?
+    [[ $status -eq 1 && ! -s $work/out ]] || fail "a context beyond all memory: status $status"
+    grep -q 'GiB for 1 x 16777216 tokens .* GiB are available' "$work/log" || fail "beyond all memory: $(cat "$work/log")"
+fi
+
 # Prompts by every way give the same text.
 printf '%s\n' "$prompt" >"$work/prompt"
 run -q -f "$work/prompt" | cmp -s - "$work/text" || fail "-f"
