@@ -38,8 +38,9 @@ class State:
         self.gone = 0  # clients that left in the middle of an answer
         self.models = [{"id": "bitloom-2b", "object": "model", "created": 1700000000,
                         "owned_by": "bitloom",
-                        "meta": {"n_params": 2412820480, "layout": "t2", "context_length": 4096,
-                                 "license": "MIT"}}]
+                        "meta": {"name": "Bitloom 2B", "weights": "bl_t2",
+                                 "parameters": 2412820480, "file_bytes": 1187801280,
+                                 "trained_context": 4096}}]
         self.api_key = None
         self.loading = False
         self.stored = True

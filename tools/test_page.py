@@ -203,7 +203,7 @@ def first_visit(c):
     c.axe("first visit")
     page.locator("#open-card").click()
     facts = page.locator("#facts").inner_text()
-    assert "2,412,820,480" in facts and "License" in facts, facts
+    assert "2,412,820,480" in facts and "1187.8 MB" in facts, facts
     c.shot("card")
     c.axe("card")
     page.keyboard.press("Escape")
@@ -783,7 +783,8 @@ def the_server_itself(c):
     ask("It was the best of times,")
     first = page.locator(".theirs .text").inner_text()
     assert first.strip()
-    assert "24 tokens" in page.locator(".theirs .figures").inner_text()
+    figures = page.locator(".theirs .figures").inner_text()
+    assert "24 tokens" in figures and "tokens/s" in figures, figures
     page.locator("#list li").wait_for()
     c.server.kill()
     c.server.start()
@@ -795,6 +796,7 @@ def the_server_itself(c):
     page.locator("#search").fill("BEST OF TIMES")
     page.locator("#list .excerpt").wait_for()
     page.locator("#open-card").click()
+    assert "Parameters" in page.locator("#facts").inner_text()
     c.shot("server")
     page.keyboard.press("Escape")
     page.locator("#menu").click()

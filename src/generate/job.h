@@ -59,6 +59,7 @@ typedef struct bl__job_end {
     size_t n_cached;       /* ... of which were computed for others before */
     size_t n_generated;
     double queue_seconds, prompt_seconds, generate_seconds;
+    double joules;          /* of its tokens' share of each step; 0: not measured */
     const float *embedding; /* float[dim], borrowed for the call; NULL unless asked for */
 } bl__job_end;
 

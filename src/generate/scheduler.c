@@ -30,6 +30,8 @@ struct bl__scheduler {
     size_t vocab, dim, n_batch;
     uint32_t n_parallel, max_queued;
     double max_gap;
+    bool (*read_joules)(void *user, double *joules);
+    void *read_joules_user;
     pthread_t thread;
     bool has_thread;
     /* The thread's own. */
@@ -42,6 +44,7 @@ struct bl__scheduler {
     float *states;         /* float[MAX_EMBEDDED][dim] */
     double *write_seconds; /* [n_parallel + 1]: of a step that only writes, by texts; 0: unknown */
     double prompt_seconds; /* of one more token of a prompt in a step; 0: unknown */
+    double joules;         /* when the step before ended */
     double last_step;      /* when the step before ended; 0: there was a pause */
     pthread_mutex_t mutex; /* of what follows */
     pthread_cond_t changed;
@@ -324,6 +327,19 @@ static void embed_some(bl__scheduler *s) {
     }
 }
 
+/* Gives every job what its tokens of this step took. */
+static void share_energy(bl__scheduler *s) {
+    double joules = s->joules;
+    if (!s->read_joules || !s->read_joules(s->read_joules_user, &joules))
+        return;
+    double each = (joules - s->joules) / (double)s->n_items;
+    for (size_t i = 0; i < s->n_active; i++) {
+        bl__job *job = s->active[i];
+        job->end.joules += each * (double)(job->token >= 0 ? 1 : job->n_share);
+    }
+    s->joules = joules;
+}
+
 static void step(bl__scheduler *s) {
     size_t n_writing;
     bl_error err = {0};
@@ -331,6 +347,8 @@ static void step(bl__scheduler *s) {
     size_t n_reading = compose(s, &n_writing);
     if (s->n_items == 0)
         return;
+    if (s->read_joules && s->last_step <= 0)
+        s->read_joules(s->read_joules_user, &s->joules);
     double start = bl__seconds_now();
     bl_status status = bl_session_eval_batch(s->session, s->items, s->n_items, s->logits, &err);
     double end = bl__seconds_now();
@@ -339,6 +357,7 @@ static void step(bl__scheduler *s) {
         return;
     }
     learn(s, n_writing, n_reading, end - start);
+    share_energy(s);
     pthread_mutex_lock(&s->mutex);
     s->figures.n_steps++;
     s->figures.n_rows += s->n_items;
@@ -427,6 +446,8 @@ bl_status bl__scheduler_create(const bl_model *model, const bl_tokenizer *tokeni
     s->vocab = info->vocab;
     s->dim = info->dim;
     s->n_parallel = n_parallel;
+    s->read_joules = params->read_joules;
+    s->read_joules_user = params->read_joules_user;
     s->max_queued = params->max_queued ? params->max_queued : DEFAULT_QUEUED;
     s->max_gap = params->max_gap > 1 ? params->max_gap : DEFAULT_GAP;
     s->n_batch = session.n_batch ? session.n_batch : DEFAULT_BATCH;

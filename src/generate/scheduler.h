@@ -22,6 +22,10 @@ typedef struct bl__scheduler_params {
     double max_gap;            /* a step with prompts takes at most so many times as long as one
                                   without; 0 = 2.2 */
     bl_session_params session; /* n_sequences is set from the above */
+    /* The energy taken so far, such as bl_energy_meter_read(); called on the scheduler's thread,
+     * around each step, whose energy its tokens share equally. NULL: not measured. */
+    bool (*read_joules)(void *user, double *joules);
+    void *read_joules_user;
 } bl__scheduler_params;
 
 enum { BL_N_BUCKETS = 12 };

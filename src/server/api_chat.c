@@ -137,7 +137,7 @@ static void take_end(void *user, size_t i, const bl__job_end *end) {
     choice *to = &c->choices[i];
     c->usage.n_prompt = end->n_prompt; /* the same for all */
     c->usage.n_cached += i == 0 ? end->n_cached : 0;
-    c->usage.n_generated += end->n_generated;
+    bl__usage_add(&c->usage, end);
     to->finish_reason = bl__finish_reason(end);
     if (end->outcome != BL_JOB_FINISHED && !c->has_failed) {
         c->has_failed = true;
@@ -174,7 +174,7 @@ static void finish_stream(chat *c) {
         bl__sse_data(&c->out, bl__end_error(&c->failed_end));
     } else if (c->include_usage) {
         json_t *chunk = chunk_json(c, json_array());
-        json_object_set_new(chunk, "usage", bl__usage_json(&c->usage));
+        bl__put_usage(chunk, &c->usage);
         bl__sse_data(&c->out, chunk);
     }
     bl__sse_done(&c->out);
@@ -193,11 +193,11 @@ static void finish(void *user, bl__response *response) {
     json_t *choices = json_array();
     for (size_t i = 0; i < c->n_choices; i++)
         json_array_append_new(choices, choice_json(c, &c->choices[i], i));
-    bl__respond_json(response, 200,
-                     json_pack("{s:s, s:s, s:I, s:s, s:s, s:o, s:o}", "id", c->id, "object",
-                               "chat.completion", "created", (json_int_t)c->created, "model",
-                               c->served->id, "system_fingerprint", "bitloom", "choices", choices,
-                               "usage", bl__usage_json(&c->usage)));
+    json_t *whole = json_pack("{s:s, s:s, s:I, s:s, s:s, s:o}", "id", c->id, "object",
+                              "chat.completion", "created", (json_int_t)c->created, "model",
+                              c->served->id, "system_fingerprint", "bitloom", "choices", choices);
+    bl__put_usage(whole, &c->usage);
+    bl__respond_json(response, 200, whole);
 }
 
 /* ---- requests ---- */

@@ -124,7 +124,7 @@ static void take_end(void *user, size_t i, const bl__job_end *end) {
         c->usage.n_prompt += end->n_prompt;
         c->usage.n_cached += end->n_cached;
     }
-    c->usage.n_generated += end->n_generated;
+    bl__usage_add(&c->usage, end);
     c->choices[i].finish_reason = bl__finish_reason(end);
     if (end->outcome != BL_JOB_FINISHED && !c->has_failed) {
         c->has_failed = true;
@@ -139,7 +139,7 @@ static void finish_stream(completion *c) {
         bl__sse_data(&c->out, bl__end_error(&c->failed_end));
     } else if (c->include_usage) {
         json_t *chunk = wrap(c, json_array());
-        json_object_set_new(chunk, "usage", bl__usage_json(&c->usage));
+        bl__put_usage(chunk, &c->usage);
         bl__sse_data(&c->out, chunk);
     }
     bl__sse_done(&c->out);
@@ -164,8 +164,7 @@ static void finish(void *user, bl__response *response) {
                                                  "finish_reason", from->finish_reason));
     }
     json_t *whole = wrap(c, choices);
-    if (whole)
-        json_object_set_new(whole, "usage", bl__usage_json(&c->usage));
+    bl__put_usage(whole, &c->usage);
     bl__respond_json(response, 200, whole);
 }
 

@@ -6,9 +6,12 @@
 #include "bitloom/system.h"
 #include "server/server.h"
 
-static json_t *model_json(const bl__served *s) {
-    return json_pack("{s:s, s:s, s:I, s:s}", "id", s->id, "object", "model", "created",
-                     (json_int_t)s->created, "owned_by", "bitloom");
+/* As OpenAI's, with what is known of a loaded one in "meta". */
+static json_t *model_json(bl_server *server, size_t i) {
+    const bl__served *s = bl__models_get(server->models, i);
+    return json_pack("{s:s, s:s, s:I, s:s, s:o*}", "id", s->id, "object", "model", "created",
+                     (json_int_t)s->created, "owned_by", "bitloom", "meta",
+                     bl__models_facts(server->models, i));
 }
 
 static void list_models(void *user, bl__request *request, bl__response *response) {
@@ -16,7 +19,7 @@ static void list_models(void *user, bl__request *request, bl__response *response
     json_t *list = json_array();
     (void)request;
     for (size_t i = 0; i < bl__models_count(server->models); i++)
-        json_array_append_new(list, model_json(bl__models_get(server->models, i)));
+        json_array_append_new(list, model_json(server, i));
     bl__respond_json(response, 200, json_pack("{s:s, s:o}", "object", "list", "data", list));
 }
 
@@ -25,7 +28,7 @@ static void get_model(void *user, bl__request *request, bl__response *response) 
     for (size_t i = 0; i < bl__models_count(server->models); i++) {
         const bl__served *s = bl__models_get(server->models, i);
         if (strcmp(s->id, request->captures[0]) == 0) {
-            bl__respond_json(response, 200, model_json(s));
+            bl__respond_json(response, 200, model_json(server, i));
             return;
         }
     }

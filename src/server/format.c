@@ -13,6 +13,34 @@ json_t *bl__usage_json(const bl__usage *u) {
                      "cached_tokens", (json_int_t)u->n_cached);
 }
 
+void bl__usage_add(bl__usage *u, const bl__job_end *end) {
+    u->n_generated += end->n_generated;
+    u->joules += end->joules;
+    if (end->prompt_seconds > u->prompt_seconds) /* texts of one request run side by side */
+        u->prompt_seconds = end->prompt_seconds;
+    if (end->generate_seconds > u->generate_seconds)
+        u->generate_seconds = end->generate_seconds;
+}
+
+static double rate(uint64_t n, double seconds) {
+    return seconds > 0 ? (double)n / seconds : 0;
+}
+
+void bl__put_usage(json_t *answer, const bl__usage *u) {
+    uint64_t n_read = u->n_prompt - u->n_cached;
+    json_object_set_new(answer, "usage", bl__usage_json(u));
+    json_object_set_new(
+        answer, "timings",
+        json_pack("{s:I, s:I, s:f, s:f, s:I, s:f, s:f}", "cache_n", (json_int_t)u->n_cached,
+                  "prompt_n", (json_int_t)n_read, "prompt_ms", u->prompt_seconds * 1e3,
+                  "prompt_per_second", rate(n_read, u->prompt_seconds), "predicted_n",
+                  (json_int_t)u->n_generated, "predicted_ms", u->generate_seconds * 1e3,
+                  "predicted_per_second", rate(u->n_generated, u->generate_seconds)));
+    if (u->joules > 0)
+        json_object_set_new(answer, "energy",
+                            json_pack("{s:f, s:s}", "joules", u->joules, "kind", "measured"));
+}
+
 json_t *bl__token_json(const bl__served *served, bl_token token) {
     size_t len, at = 0;
     const char *text = bl_tokenizer_piece(served->tokenizer, token, BL_DETOKENIZE_SPECIAL, &len);

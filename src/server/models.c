@@ -4,6 +4,7 @@
 
 #include <dirent.h>
 #include <pthread.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -106,6 +107,7 @@ static char *token_text(const bl_tokenizer *tokenizer, bl_token token) {
 
 static void unload(bl__served *s) {
     bl__scheduler_free(s->scheduler);
+    bl_energy_meter_close(s->meter);
     bl_chat_template_free(s->chat_template);
     bl_token_trie_free(s->trie);
     bl_tokenizer_close(s->tokenizer);
@@ -129,11 +131,20 @@ static bl_status open_template(bl__served *s, bl_error *err) {
     return bl_chat_template_compile(source, strlen(source), &s->chat_template, err);
 }
 
+static bool read_joules(void *meter, double *joules) {
+    return bl_energy_meter_read(meter, joules);
+}
+
 /* Opens all of a model into *s, which nobody else sees. */
 static bl_status load(const bl_server_params *p, bl__served *s, bl_error *err) {
     const bl_model_params model = {.n_threads = p->session.n_threads, .sparsity = p->sparsity};
-    const bl__scheduler_params scheduler = {
-        .n_parallel = p->n_parallel, .max_queued = p->max_queued, .session = p->session};
+    if (bl_energy_meter_open(&s->meter, NULL) != BL_OK)
+        s->meter = NULL; /* most machines have none, or let only root read it */
+    const bl__scheduler_params scheduler = {.n_parallel = p->n_parallel,
+                                            .max_queued = p->max_queued,
+                                            .session = p->session,
+                                            .read_joules = s->meter ? read_joules : NULL,
+                                            .read_joules_user = s->meter};
     bl_status status = bl_model_open(s->path, &model, &s->model, err);
     if (status == BL_OK)
         status = bl_tokenizer_open(s->path, &s->tokenizer, err);
@@ -343,6 +354,27 @@ size_t bl__models_count(const bl__models *m) {
 
 const bl__served *bl__models_get(const bl__models *m, size_t i) {
     return &m->served[i];
+}
+
+json_t *bl__models_facts(bl__models *m, size_t i) {
+    json_t *facts = NULL;
+    pthread_mutex_lock(&m->mutex);
+    const bl__served *s = &m->served[i];
+    if (s->state == BL_MODEL_READY) {
+        const bl_model_info *info = bl_model_get_info(s->model);
+        char name[256];
+        snprintf(name, sizeof name, "%s", info->name);
+        bl__make_utf8(name);
+        facts = json_pack(
+            "{s:s, s:s, s:s, s:I, s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "name", name, "architecture",
+            info->architecture, "weights", info->weights, "parameters", (json_int_t)info->n_params,
+            "file_bytes", (json_int_t)info->file_bytes, "layers", (json_int_t)info->n_layers,
+            "width", (json_int_t)info->dim, "heads", (json_int_t)info->n_heads, "vocabulary",
+            (json_int_t)info->vocab, "trained_context", (json_int_t)info->context_length, "context",
+            (json_int_t)bl__scheduler_n_ctx(s->scheduler));
+    }
+    pthread_mutex_unlock(&m->mutex);
+    return facts;
 }
 
 bool bl__models_figures(bl__models *m, size_t i, bl__scheduler_figures *out) {

@@ -7,6 +7,7 @@
 #include <stdint.h>
 
 #include "bitloom/chat.h"
+#include "bitloom/energy.h"
 #include "bitloom/model.h"
 #include "bitloom/server.h"
 #include "bitloom/tokenizer.h"
@@ -39,6 +40,7 @@ typedef struct bl__served {
     bool marks_calls;                /* with <tool_call> */
     char *bos, *eos;                 /* texts of these tokens, for the template */
     bl_token_trie *trie;             /* NULL until bl__models_trie() */
+    bl_energy_meter *meter;          /* the scheduler's; NULL: the machine has none */
 } bl__served;
 
 typedef struct bl__models bl__models;
@@ -62,6 +64,8 @@ bl__model_state bl__models_state(bl__models *models); /* of the default model */
 size_t bl__models_count(const bl__models *models);
 /* The i-th; id, path and created do not change. */
 const bl__served *bl__models_get(const bl__models *models, size_t i);
+/* Facts about the i-th, for its card; NULL when it is not loaded. Does not wait for loading. */
+json_t *bl__models_facts(bl__models *models, size_t i);
 /* What the i-th one's scheduler counted; false when it is not loaded. Does not wait for loading. */
 bool bl__models_figures(bl__models *models, size_t i, bl__scheduler_figures *out);
 

@@ -81,6 +81,8 @@ typedef void (*bl__handler)(void *user, bl__request *request, bl__response *resp
 /* What goes into the log of accesses beside the usual. */
 typedef struct bl__usage {
     uint64_t n_prompt, n_cached, n_generated;
+    double prompt_seconds, generate_seconds;
+    double joules; /* 0: not measured */
 } bl__usage;
 
 struct bl__response {

@@ -399,6 +399,44 @@ static int tear_down(void **state) {
     return 0;
 }
 
+/* A joule passes between any two readings. */
+static bool read_clockwork(void *user, double *joules) {
+    *joules = ++*(double *)user;
+    return true;
+}
+
+/* Every step's energy goes to its jobs, and nothing of the pauses. */
+static void test_energy_is_shared(void **state) {
+    (void)state;
+    static heard heards[6];
+    static bl_token prompt[N_CTX];
+    double clockwork = 0, sum = 0;
+    bl__scheduler *s = NULL;
+    bl_error err;
+    bl__scheduler_figures figures;
+    const bl__scheduler_params params = {.n_parallel = 3,
+                                         .session = {.n_ctx = N_CTX, .n_threads = 1, .n_batch = 32},
+                                         .read_joules = read_clockwork,
+                                         .read_joules_user = &clockwork};
+    assert_int_equal(bl__scheduler_create(model, tokenizer, &params, &s, &err), BL_OK);
+    for (size_t i = 0; i < 6; i++) {
+        heard_init(&heards[i]);
+        bl__job_params p = make_job(i, prompt, &heards[i]);
+        submit(s, &p, NULL);
+        if (i == 3) /* a pause, or not, as it comes */
+            for (size_t k = 0; k <= i; k++)
+                wait_for(&heards[k]);
+    }
+    for (size_t i = 0; i < 6; i++) {
+        wait_for(&heards[i]);
+        assert_true(heards[i].end.joules > 0);
+        sum += heards[i].end.joules;
+    }
+    bl__scheduler_get_figures(s, &figures);
+    assert_true(fabs(sum - (double)figures.n_steps) < 1e-6);
+    bl__scheduler_free(s);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_alone_and_together),
@@ -408,6 +446,7 @@ int main(void) {
         cmocka_unit_test(test_scores_and_embeddings),
         cmocka_unit_test(test_refusals_and_memory),
         cmocka_unit_test(test_biases),
+        cmocka_unit_test(test_energy_is_shared),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -196,14 +196,15 @@ function requestOf(conversation) {
   return request;
 }
 
-/* What is remembered of an answer: tokens, their rate and energy as the server counts them; a rate
- * that it does not give is taken here, from the first piece on. */
+/* What is remembered of an answer: tokens, their rate and energy as the server counts them. A rate
+ * that it does not give is taken here, where there was time to. */
 function detailsOf(end, answer) {
   const seconds = (performance.now() - answer.first) / 1000;
   const tokens = end?.usage?.completion_tokens ?? answer.pieces;
-  const rate = end?.timings?.predicted_per_second ?? (tokens > 1 ? (tokens - 1) / seconds : 0);
+  const measured = answer.first && seconds > 1 ? (tokens - 1) / seconds : 0;
+  const rate = end?.timings?.predicted_per_second ?? measured;
   const details = { tokens };
-  if (Number.isFinite(rate) && rate > 0) details.tokens_per_second = Math.round(rate * 100) / 100;
+  if (rate > 0) details.tokens_per_second = Math.round(rate * 100) / 100;
   const joules = typeof end?.energy === "number" ? end.energy : end?.energy?.joules;
   if (joules > 0) details.joules = Math.round(joules * 100) / 100;
   if (end?.finish) details.finish = end.finish;

@@ -122,15 +122,16 @@ function makeSettings() {
 
 /* --- The model's card and the list of shortcuts ---------------------------------------------- */
 
-function factText(value) {
+function factText(value, name = "") {
+  if (name.endsWith("_bytes")) return `${Math.round(value / 1e5) / 10} MB`;
   if (typeof value === "number") return Number.isInteger(value) ? value.toLocaleString("en") : String(value);
   if (typeof value === "boolean") return value ? "yes" : "no";
-  return Array.isArray(value) ? value.map(factText).join(", ") : String(value);
+  return Array.isArray(value) ? value.map((one) => factText(one)).join(", ") : String(value);
 }
 
-/* {"context_length": 4096} reads as "Context length". */
+/* {"trained_context": 4096} reads as "Trained context". */
 function factName(name) {
-  const words = name.replaceAll("_", " ");
+  const words = name.replace(/_bytes$/, "").replaceAll("_", " ");
   return words[0].toUpperCase() + words.slice(1);
 }
 
@@ -144,7 +145,7 @@ export function showCard(model) {
       for (const [inner, deeper] of Object.entries(value)) add(inner, deeper);
     else if (name === "created") add("made", new Date(value * 1000).toLocaleDateString("en-CA"));
     else if (name !== "object")
-      facts.append(element("dt", {}, factName(name)), element("dd", {}, factText(value)));
+      facts.append(element("dt", {}, factName(name)), element("dd", {}, factText(value, name)));
   };
   for (const [name, value] of Object.entries(model)) add(name, value);
   return showDialog(byId("card"));
