@@ -2,12 +2,15 @@
 """Writes tests/golden/train_tiny.safetensors: what PyTorch computes for a tiny network with float,
 ternary and binary weights, for tests/golden/test_train_tiny.c; and train_blend.safetensors, the same
 for ternary and binary weights of which quantization has come in by half; and train_layer.safetensors,
-where every norm is a LayerNorm without weights. Needs torch and safetensors.
+where every norm is a LayerNorm without weights; and train_distill.safetensors, for
+tests/golden/test_train_distill.c: OneBit (arXiv 2402.11295), and students of a teacher. Needs torch and
+safetensors.
 
     python3 tools/make_train_golden.py tests/golden/train_tiny.safetensors
     python3 tools/make_train_golden.py tests/golden/train_groups.safetensors 2
     python3 tools/make_train_golden.py tests/golden/train_blend.safetensors 2 half-ternary half-binary
     python3 tools/make_train_golden.py tests/golden/train_layer.safetensors 1 layer-ternary layer-binary layer-float
+    python3 tools/make_train_golden.py tests/golden/train_distill.safetensors 1 onebit distill-onebit distill-ternary
 
 The second argument is the number of groups (arXiv 2310.11453, "Model parallelism with Group
 Quantization and Normalization"): of rows of q, k, v, gate, up, and of columns of o, down with their
@@ -25,6 +28,7 @@ GROUPS = int(sys.argv[2]) if len(sys.argv) > 2 else 1
 DIM, FFN, LAYERS, HEADS, KV, VOCAB, CONTEXT = 8, 12, 2, 2, GROUPS, 16, 8
 HEAD, ROWS, STEPS, MARGIN = DIM // HEADS, 2, 4, 1.5e-4
 LAYER = any(mode.startswith("layer") for mode in sys.argv[3:])
+HARD, HIDDEN = 0.25, 0.5  # weights of the losses of students
 margin = 1.0
 
 
@@ -57,9 +61,27 @@ def quantize_weights(w, mode, share):
 
 def linear(x, w, mode):
     share = 0.5 if mode.startswith("half") else 1.0
-    if mode.endswith("float"):
+    if mode.endswith(("float", "onebit")):
         return F.linear(x, w)
     return F.linear(quantize_activations(x, share), quantize_weights(w, mode, share))
+
+
+def onebit(p, name):
+    """The weights of a linear of latent weights and two vectors."""
+    global margin
+    latent = p[name + ".weight"]
+    margin = min(margin, latent.abs().min().item())
+    sign = straight_through(latent, torch.where(latent < 0, -1.0, 1.0), 1.0)
+    return p[name + ".weight_scale"][:, None] * sign * p[name + ".input_factor"]
+
+
+def add_vectors(p):
+    """SVID: the leading singular vectors of |W|, each with the root of the singular value."""
+    for name in [k[:-len(".weight")] for k in p if k.endswith("_proj.weight")]:
+        u, s, v = torch.linalg.svd(p[name + ".weight"].double().abs())
+        p[name + ".weight_scale"] = (u[:, 0].abs() * s[0].sqrt()).float()
+        p[name + ".input_factor"] = (v[0].abs() * s[0].sqrt()).float()
+    return p
 
 
 def by_rows(x, w, mode):
@@ -93,11 +115,13 @@ def rope(x):
 
 
 def forward(p, ids, mode, silu):
+    """Logits, and what every layer leaves in the residual stream."""
     b, t = ids.shape
-    x = p["model.embed_tokens.weight"][ids]
+    x, states = p["model.embed_tokens.weight"][ids], []
     for i in range(LAYERS):
         def w(name):
-            return p[f"model.layers.{i}.{name}.weight"]
+            name = f"model.layers.{i}.{name}"
+            return onebit(p, name) if name + ".input_factor" in p else p[name + ".weight"]
 
         def heads(name, n):
             return by_rows(z, w(f"self_attn.{name}_proj"), mode).view(b, t, n, HEAD).transpose(1, 2)
@@ -111,7 +135,8 @@ def forward(p, ids, mode, silu):
         gate, up = by_rows(z, w("mlp.gate_proj"), mode), by_rows(z, w("mlp.up_proj"), mode)
         g = (F.silu(gate) if silu else F.relu(gate).square()) * up
         x = x + by_columns(norm_groups(g, w("mlp.ffn_sub_norm")), w("mlp.down_proj"), mode)
-    return F.linear(norm(x, p["model.norm.weight"]), p["model.embed_tokens.weight"])
+        states.append(x)
+    return F.linear(norm(x, p["model.norm.weight"]), p["model.embed_tokens.weight"]), states
 
 
 def initial():
@@ -129,18 +154,34 @@ def initial():
             for k, s in shapes.items()}
 
 
-def train(init, batches, mode, silu):
-    p = {k: v.clone().requires_grad_() for k, v in init.items()}
+def distill(logits, states, teacher_logits, teacher_states, targets):
+    """Both losses, means over the tokens."""
+    soft = F.cross_entropy(logits, teacher_logits.softmax(-1).detach())
+    hidden = sum((F.normalize(t.detach(), dim=-1) - F.normalize(x, dim=-1)).square().sum(-1).mean()
+                 for t, x in zip(teacher_states, states))
+    return (1 - HARD) * soft + HARD * F.cross_entropy(logits, targets), hidden
+
+
+def train(init, teacher, batches, mode, silu):
+    p = {k: v.clone() for k, v in init.items()}
+    p = add_vectors(p) if mode.endswith("onebit") else p
+    vectors = {"init." + k: v.clone() for k, v in p.items() if k not in init}
+    p = {k: v.requires_grad_() for k, v in p.items()}
     options = dict(lr=1e-2, betas=(0.9, 0.95), eps=1e-8)
     optimizer = torch.optim.AdamW(
         [dict(params=[v for v in p.values() if v.ndim == 2], weight_decay=0.1),
          dict(params=[v for v in p.values() if v.ndim == 1], weight_decay=0.0)], **options)
-    out, losses, norms = {}, [], []
+    out, losses, norms, hidden_losses = {}, [], [], []
     for step, ids in enumerate(batches.long()):
-        logits = forward(p, ids[:, :-1], mode, silu)
-        loss = F.cross_entropy(logits.reshape(-1, VOCAB), ids[:, 1:].reshape(-1))
+        logits, states = forward(p, ids[:, :-1], mode, silu)
+        rows, targets, hidden = logits.reshape(-1, VOCAB), ids[:, 1:].reshape(-1), 0
+        loss = F.cross_entropy(rows, targets)
+        if mode.startswith("distill"):
+            other, others = forward(teacher, ids[:, :-1], "float", silu)
+            loss, hidden = distill(rows, states, other.reshape(-1, VOCAB), others, targets)
+            hidden_losses.append(hidden.item())
         optimizer.zero_grad()
-        loss.backward()
+        (loss + HIDDEN * hidden).backward()
         if step == 0:
             out = {f"{mode}.{k}": v.grad.clone() for k, v in p.items() if v.grad is not None}
             out[f"{mode}.logits"] = logits[0].detach().clone()
@@ -148,7 +189,9 @@ def train(init, batches, mode, silu):
         losses.append(loss.item())
         optimizer.step()
     out[f"{mode}.losses"], out[f"{mode}.norms"] = torch.tensor(losses), torch.tensor(norms)
-    return out
+    if hidden_losses:
+        out[f"{mode}.hidden"] = torch.tensor(hidden_losses)
+    return out | vectors
 
 
 def main():
@@ -158,12 +201,14 @@ def main():
         torch.manual_seed(seed)
         margin, tensors = 1.0, {}
         init, batches = initial(), torch.randint(0, VOCAB, (STEPS, ROWS, CONTEXT + 1)).int()
+        teacher = initial() if any(mode.startswith("distill") for mode in sys.argv[3:]) else {}
         for mode in sys.argv[3:] or ("ternary", "binary", "float"):
-            tensors |= train(init, batches, mode, silu=mode.endswith("binary"))
+            tensors |= train(init, teacher, batches, mode, silu=mode.endswith("binary"))
             if margin < MARGIN:
                 break
         else:
             tensors |= {"init." + k: v for k, v in init.items()} | {"batches": batches}
+            tensors |= {"teacher." + k: v for k, v in teacher.items()}
             save_file({k: v.contiguous() for k, v in tensors.items()}, sys.argv[1])
             print("seed", seed, "margin", margin)
             return

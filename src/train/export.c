@@ -331,6 +331,11 @@ bl_status bl_train_export(const char *run, const char *directory, bool masters, 
                           "%s: masters of a binary model: no configuration says that weights "
                           "become binary on loading; export them packed",
                           run);
+    if (!status && e.recipe.weights == BL_WEIGHTS_ONEBIT)
+        status = bl__fail(err, BL_ERR_UNSUPPORTED,
+                          "%s: onebit linears, which no Hugging Face configuration can say without "
+                          "LayerNorms behind them; export to a GGUF file",
+                          run);
     if (!status && e.recipe.groups > 1)
         status =
             bl__fail(err, BL_ERR_UNSUPPORTED,

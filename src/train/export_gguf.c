@@ -32,8 +32,11 @@ static bl_status no_memory(bl_error *err) {
     return bl__fail(err, BL_ERR_MEMORY, "cannot allocate for the export");
 }
 
+static bool is_onebit(const gguf_export *e) {
+    return e->trained.recipe.weights == BL_WEIGHTS_ONEBIT;
+}
 static bool is_quantized_model(const gguf_export *e) {
-    return e->trained.recipe.weights != BL_WEIGHTS_FLOAT;
+    return e->trained.recipe.weights != BL_WEIGHTS_FLOAT && !is_onebit(e);
 }
 
 /* The layout of all linears; that of masters is floats. */
@@ -171,7 +174,7 @@ typedef struct piece {
 } piece;
 
 /* Names in the order of BL_PARAM_*. */
-static const char *const names[BL_PARAMS_PER_LAYER] = {
+static const char *const names[BL_PARAM_VECTORS] = {
     "attn_norm", "attn_q",   "attn_k", "attn_v",       "attn_sub_norm", "attn_output",
     "ffn_norm",  "ffn_gate", "ffn_up", "ffn_sub_norm", "ffn_down"};
 
@@ -209,7 +212,7 @@ static piece make_layer_piece(const gguf_export *e, size_t index, size_t which, 
 static bl_status visit_pieces(const gguf_export *e,
                               bl_status (*visit)(const gguf_export *, const piece *)) {
     /* where o and down come in converted files: before their sub-norms */
-    static const unsigned char order[BL_PARAMS_PER_LAYER] = {
+    static const unsigned char order[BL_PARAM_VECTORS] = {
         BL_PARAM_ATTN_NORM,     BL_PARAM_Q,        BL_PARAM_K,    BL_PARAM_V,  BL_PARAM_O,
         BL_PARAM_ATTN_SUB_NORM, BL_PARAM_FFN_NORM, BL_PARAM_GATE, BL_PARAM_UP, BL_PARAM_DOWN,
         BL_PARAM_FFN_SUB_NORM};
@@ -218,7 +221,7 @@ static bl_status visit_pieces(const gguf_export *e,
     piece t = make_plain(e, &params[0], "token_embd.weight");
     bl_status status = visit(e, &t);
     for (size_t i = 0; i < (size_t)e->trained.recipe.layers && !status; i++)
-        for (size_t k = 0; k < BL_PARAMS_PER_LAYER && !status; k++) {
+        for (size_t k = 0; k < BL_PARAM_VECTORS && !status; k++) {
             t = make_layer_piece(e, i, order[k], 0);
             size_t n_groups = t.param->rows ? t.param->cols / t.cols : 0;
             for (size_t g = 0; g < n_groups && !status; g++) {
@@ -249,6 +252,10 @@ static void read_row(const gguf_export *e, const piece *t, size_t row, float *ou
     if (t->linear && t->linear->tiles) {
         bl__layout_unpack_row(BL_LAYOUT_T2, t->linear->tiles + t->group * t->linear->group_tiles,
                               p->rows, t->cols, row, out);
+        return;
+    }
+    if (t->linear && t->linear->signs) {
+        bl__onebit_rows(t->linear, row, 1, out);
         return;
     }
     memcpy(out, p->value + row * p->cols + t->first, t->cols * sizeof *out);
@@ -309,6 +316,9 @@ bl_status bl_train_export_gguf(const char *run, const char *path, bool masters, 
     gguf_export e = {.masters = masters, .err = err};
     bl_status status = bl__trained_load(run, &e.trained, err);
     const bl__recipe *r = &e.trained.recipe;
+    if (!status && is_onebit(&e) && !masters)
+        status = bl__fail(err, BL_ERR_UNSUPPORTED,
+                          "%s: onebit linears; export them with --masters, as floats", run);
     e.architecture = !r->sub_norms ? "llama" : r->activation ? "bitnet-b1.58" : "bitnet";
     if (!status && !(status = bl__gguf_writer_create(&e.writer, err)) &&
         !(status = write_metadata(&e, path)) && !(status = visit_pieces(&e, declare)))

@@ -49,6 +49,8 @@ typedef struct linear {
     void *exact;    /* as forward, float32 whatever the precision */
     size_t forward_panel, backward_panel, exact_panel; /* bytes */
     size_t group_tiles, group_backward;                /* bytes of one column group */
+    const bl__param *in_vector, *out_vector;           /* of onebit linears, else NULL */
+    uint8_t *signs; /* of these: bits of the weights of each row, as they were packed last */
 } linear;
 
 /* The seven linears, and the four inputs that they have. */
@@ -134,6 +136,12 @@ struct bl__network {
     float *final_partial;           /* float[n_head_blocks][dim] */
     double *losses;                 /* double[n_head_blocks] */
 
+    /* distillation */
+    bl__network *teacher;  /* borrowed; NULL: none */
+    float hard, hidden;    /* weights of two of the losses */
+    double *hidden_losses; /* double[n_blocks] */
+    double hidden_loss;    /* of the last step, or on the way there its sum over tokens */
+
     float lambda;  /* 1: integer products of codes; below: float products of blended values */
     size_t *flips; /* size_t[n_chunks] of weights that changed their code */
     double flip_share;
@@ -155,13 +163,15 @@ typedef struct slice {
     float loss_scale;        /* of every counted target's gradient */
     float *logits;           /* of the slice's first row, or NULL */
     size_t chunk, chunk_end; /* tokens of the head's chunk in hand */
+    struct slice *teacher;   /* the same tokens in the teacher's network; NULL: none */
 } slice;
 
 static inline size_t ceil_div(size_t a, size_t b) {
     return (a + b - 1) / b;
 }
+/* Whether linears have codes; those of onebit weights are products of floats. */
 static inline bool is_quantized(const bl__network *net) {
-    return net->config.weights != BL_WEIGHTS_FLOAT;
+    return net->config.weights == BL_WEIGHTS_TERNARY || net->config.weights == BL_WEIGHTS_BINARY;
 }
 /* Whether linears of the layers multiply codes now; otherwise floats. */
 static inline bool uses_codes(const bl__network *net) {
@@ -253,6 +263,21 @@ void bl__gradient_multiply(const slice *s, size_t which, const void *rows, size_
                            float *dx, bool accumulate);
 /* Adds the slice's gradients of all weights of the layer in hand. */
 void bl__linears_gradient(slice *s);
+
+/* ---- onebit.c ---- */
+
+/* out[n][cols]: the weights of rows first ... first + n - 1, sign and vectors multiplied. */
+void bl__onebit_rows(const linear *l, size_t first, size_t n, float *out);
+/* Keeps the signs of these rows; returns how many were others before. */
+size_t bl__onebit_keep_signs(const linear *l, size_t first, size_t n);
+
+/* ---- distill.c ---- */
+
+/* Runs the teacher's layers over the slice's tokens; *teacher is what the slice shall point to. */
+void bl__teacher_forward(slice *s, slice *teacher);
+/* Adds the gradient of the loss between what the layer in hand and the teacher's leave in the
+ * residual stream to net->gradient, and the loss to net->hidden_loss. */
+void bl__hidden_backward(slice *s);
 
 /* ---- block.c: everything of a layer between two attentions, forward and backward ---- */
 

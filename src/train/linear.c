@@ -7,6 +7,9 @@
  * so that in bfloat16 only dY is ever rounded: C and Q are exact. Where columns are in groups, each
  * of them has products of its own: nothing passes between groups but sums of Y.
  *
+ * The weights of onebit linears are made of signs and vectors (onebit.c), and their products are
+ * those of floats: in bfloat16 the product of the vectors is rounded.
+ *
  * While quantization comes in (lambda < 1), W = w + lambda (gamma C - w) and X = x + lambda (s Q -
  * x) are floats like those of a network without quantization, and so are the products. */
 #include "train/graph.h"
@@ -128,18 +131,23 @@ static size_t pack_codes(const bl__network *net, scratch *w, const linear *l, si
         changed += net->loops->pack_t2(codes, cols, row % BL_T2_ROWS, tile + BL_T2_SCALE_BYTES);
         memcpy(tile + row % BL_T2_ROWS * 4, &group->gamma, sizeof group->gamma);
     }
-    net->gemm->pack_panels_i8(w->q8.q, stride, n, cols,
-                              (char *)l->backward + col_group * l->group_backward +
-                                  first / net->gemm->group * net->gemm->panel * 4,
-                              l->backward_panel);
+    if (l->backward)
+        net->gemm->pack_panels_i8(w->q8.q, stride, n, cols,
+                                  (char *)l->backward + col_group * l->group_backward +
+                                      first / net->gemm->group * net->gemm->panel * 4,
+                                  l->backward_panel);
     return changed;
 }
 
-/* Rows first ... first + n - 1 as float products take them: masters, or blended in scratch. */
+/* Rows first ... first + n - 1 as float products take them: masters, or made in scratch. */
 static const float *float_rows(const bl__network *net, scratch *w, const linear *l, size_t first,
                                size_t n) {
     const float *from = l->param->value + first * l->cols;
     size_t cols = l->group_cols;
+    if (l->signs) {
+        bl__onebit_rows(l, first, n, w->a);
+        return w->a;
+    }
     for (size_t at = 0; l->tiles && at < n * l->col_groups; at++) {
         const float *x = from + at * cols;
         const weight_group *group = group_at(l, first + at / l->col_groups, at % l->col_groups);
@@ -157,7 +165,7 @@ static void pack_floats(const bl__network *net, scratch *w, const linear *l, siz
     gemm->pack_panels_t(from, l->cols, l->cols, n,
                         (char *)l->forward + first / gemm->panel * l->forward_panel,
                         l->forward_panel);
-    for (size_t g = 0; g < l->col_groups; g++)
+    for (size_t g = 0; l->backward && g < l->col_groups; g++)
         gemm->pack_panels(from + g * l->group_cols, l->cols, n, l->group_cols, NULL,
                           (char *)l->backward + g * l->group_backward +
                               first / gemm->group * gemm->panel * 4,
@@ -178,7 +186,7 @@ static void pack_part(void *context, size_t part, size_t n_parts) {
             if (base + c < begin || base + c >= end)
                 continue;
             size_t first = c * ROW_CHUNK, n = bl__min_size(ROW_CHUNK, l->rows - first);
-            net->flips[base + c] = 0;
+            net->flips[base + c] = l->signs ? bl__onebit_keep_signs(l, first, n) : 0;
             for (size_t g = 0; l->tiles && g < l->col_groups; g++)
                 net->flips[base + c] += pack_codes(net, &net->scratch[part], l, g, first, n);
             if (!l->tiles || !uses_codes(net)) /* in place of the codes' panels */
@@ -201,8 +209,7 @@ void bl__linears_prepare(bl__network *net) {
     size_t flips = 0;
     for (size_t i = 0; i < n_chunks; i++)
         flips += net->flips[i];
-    net->flip_share =
-        net->quantized_before && is_quantized(net) ? (double)flips / (double)n_weights : 0.0;
+    net->flip_share = net->quantized_before ? (double)flips / (double)n_weights : 0.0;
     net->quantized_before = true;
 }
 

@@ -1,5 +1,5 @@
-/* Owns both ends of the network: final norm, tied head and cross-entropy, and the embedding's
- * gradient. Must not know layers.
+/* Owns both ends of the network: final norm, tied head and cross-entropy, with targets or a
+ * teacher's distribution, and the embedding's gradient. Must not know layers.
  *
  * Logits exist for HEAD_TOKENS tokens at a time; their gradients for a chunk of tokens, because the
  * head's weight gradient sums over tokens and is worth computing only for many of them at once. */
@@ -49,6 +49,15 @@ static void take_input(const head_block *b, float (*stats)[2]) {
                           at_token(net, net->head_input, b->t - b->s->chunk), chunk_panel(net));
 }
 
+/* Normalizes the block into stats and leaves its logits in scratch. */
+static void make_logits(const head_block *b, float (*stats)[2]) {
+    size_t vocab = b->net->config.vocab, dim = b->net->config.dim;
+    take_input(b, stats);
+    bl__multiply_rows(b->s->gemm, b->w->rows, units_of(b->s->gemm, dim) * 4, b->n,
+                      forward_panels(b->s, &b->net->head), forward_panel_bytes(b->s, &b->net->head),
+                      dim, vocab, b->w->logits, vocab, false);
+}
+
 /* The token's loss. Its logits become their gradients but for the factor, which packing applies. */
 static double cross_entropy(const head_block *b, float *logits, int32_t target, float *factor) {
     const bl__train_kernels *loops = b->net->loops;
@@ -61,6 +70,40 @@ static double cross_entropy(const head_block *b, float *logits, int32_t target, 
     logits[target] -= sum;
     *factor = b->s->loss_scale / sum;
     return (double)max + log((double)sum) - (double)wanted;
+}
+
+/* The same where (1 - hard) of what is expected is the teacher's distribution: p and t being
+ * exponentials and their sums, d logits = p / sum p - (1 - hard) t / sum t - hard (at the target).
+ * The teacher's logits become what is added. */
+static double soft_cross_entropy(const head_block *b, float *logits, float *teacher, int32_t target,
+                                 float *factor) {
+    const bl__train_kernels *loops = b->net->loops;
+    size_t vocab = b->net->config.vocab;
+    float hard = b->net->hard;
+    *factor = 0;
+    if (target < 0)
+        return 0;
+    float sum_t = loops->exp_scaled(teacher, vocab, 1.0f, loops->max(teacher, vocab), teacher);
+    float share = (1.0f - hard) / sum_t;
+    double wanted = (double)share * (double)loops->dot(teacher, logits, vocab) +
+                    (double)hard * (double)logits[target];
+    float max = loops->max(logits, vocab);
+    float sum = loops->exp_scaled(logits, vocab, 1.0f, max, logits);
+    loops->scale(teacher, vocab, -share * sum);
+    loops->add(logits, teacher, vocab);
+    logits[target] -= hard * sum;
+    *factor = b->s->loss_scale / sum;
+    return (double)max + log((double)sum) - wanted;
+}
+
+/* The teacher's logits of the block's tokens: float[n][vocab]. */
+static float *teach(const head_block *b) {
+    slice *s = b->s->teacher;
+    float stats[HEAD_TOKENS][2];
+    size_t part = (size_t)(b->w - b->net->scratch); /* the teacher has as many */
+    head_block of_teacher = {.s = s, .net = s->net, .w = &s->net->scratch[part], b->t, b->n};
+    make_logits(&of_teacher, stats);
+    return of_teacher.w->logits;
 }
 
 /* From the gradients of logits to those of the residual stream, and panels for the head's own. */
@@ -93,18 +136,18 @@ static void backward(const head_block *b, float (*stats)[2], const float *factor
 
 static void run_block(const head_block *b) {
     bl__network *net = b->net;
-    size_t vocab = net->config.vocab, dim = net->config.dim, row = b->s->row_tokens;
+    size_t vocab = net->config.vocab, row = b->s->row_tokens;
     float stats[HEAD_TOKENS][2], factors[HEAD_TOKENS];
+    float *teacher = b->s->teacher ? teach(b) : NULL;
     double loss = 0;
-    take_input(b, stats);
-    bl__multiply_rows(b->s->gemm, b->w->rows, units_of(b->s->gemm, dim) * 4, b->n,
-                      forward_panels(b->s, &net->head), forward_panel_bytes(b->s, &net->head), dim,
-                      vocab, b->w->logits, vocab, false);
+    make_logits(b, stats);
     for (size_t i = 0; i < b->n; i++) {
         float *logits = b->w->logits + i * vocab;
         if (b->s->logits && b->t + i < row)
             memcpy(b->s->logits + (b->t + i) * vocab, logits, vocab * sizeof *logits);
-        loss += cross_entropy(b, logits, b->s->targets[b->t + i], &factors[i]);
+        int32_t target = b->s->targets[b->t + i];
+        loss += teacher ? soft_cross_entropy(b, logits, teacher + i * vocab, target, &factors[i])
+                        : cross_entropy(b, logits, target, &factors[i]);
     }
     net->losses[b->t / HEAD_TOKENS] = loss;
     if (b->s->backward)

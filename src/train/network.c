@@ -66,7 +66,7 @@ static void set_param(bl__network *net, bl__arena *arena, size_t index, size_t r
     bl__param *p = &net->params[index];
     p->rows = p->whole_rows = rows;
     p->cols = p->whole_cols = cols;
-    p->decays = rows > 1;
+    p->decays = false;
     p->col_groups = 1;
     p->value = take_floats(arena, rows, cols);
 }
@@ -94,31 +94,49 @@ static void place_param(const bl__network *net, bl__param *p, size_t which) {
     }
 }
 
+static const char *const PARAM_NAMES[BL_PARAM_VECTORS] = {"input_layernorm",
+                                                          "self_attn.q_proj",
+                                                          "self_attn.k_proj",
+                                                          "self_attn.v_proj",
+                                                          "self_attn.attn_sub_norm",
+                                                          "self_attn.o_proj",
+                                                          "post_attention_layernorm",
+                                                          "mlp.gate_proj",
+                                                          "mlp.up_proj",
+                                                          "mlp.ffn_sub_norm",
+                                                          "mlp.down_proj"};
+/* Which of a layer's parameters is which linear. */
+static const unsigned char LINEAR_PARAMS[N_LINEARS] = {
+    BL_PARAM_Q, BL_PARAM_K, BL_PARAM_V, BL_PARAM_O, BL_PARAM_GATE, BL_PARAM_UP, BL_PARAM_DOWN};
+
+/* The vectors of linear `which`, called as OneBit's authors call them. */
+static void layout_vectors(bl__network *net, bl__arena *arena, size_t index, size_t which) {
+    static const char *const names[2] = {"input_factor", "weight_scale"};
+    const bl__param *weight = bl__layer_param(net, index, LINEAR_PARAMS[which]);
+    for (size_t i = 0; i < 2; i++) {
+        bl__param *p = bl__layer_param(net, index, BL_PARAM_VECTORS + 2 * which + i);
+        set_param(net, arena, (size_t)(p - net->params), net->config.weights == BL_WEIGHTS_ONEBIT,
+                  i ? weight->rows : weight->cols);
+        snprintf(p->name, sizeof p->name, "model.layers.%zu.%s.%s", index,
+                 PARAM_NAMES[LINEAR_PARAMS[which]], names[i]);
+        p->vector = true;
+    }
+}
+
 static void layout_params(bl__network *net, bl__arena *arena) {
-    static const char *const names[BL_PARAMS_PER_LAYER] = {"input_layernorm",
-                                                           "self_attn.q_proj",
-                                                           "self_attn.k_proj",
-                                                           "self_attn.v_proj",
-                                                           "self_attn.attn_sub_norm",
-                                                           "self_attn.o_proj",
-                                                           "post_attention_layernorm",
-                                                           "mlp.gate_proj",
-                                                           "mlp.up_proj",
-                                                           "mlp.ffn_sub_norm",
-                                                           "mlp.down_proj"};
     const bl__network_config *c = &net->config;
     size_t dim = c->dim, ffn = c->ffn_dim, q = net->q_dim, kv = net->kv_dim;
     size_t norm = !c->layer_norm, sub = c->sub_norms && !c->layer_norm;
-    const size_t shapes[BL_PARAMS_PER_LAYER][2] = {{norm, dim}, {q, dim},   {kv, dim},   {kv, dim},
-                                                   {sub, q},    {dim, q},   {norm, dim}, {ffn, dim},
-                                                   {ffn, dim},  {sub, ffn}, {dim, ffn}};
+    const size_t shapes[BL_PARAM_VECTORS][2] = {{norm, dim}, {q, dim},   {kv, dim},   {kv, dim},
+                                                {sub, q},    {dim, q},   {norm, dim}, {ffn, dim},
+                                                {ffn, dim},  {sub, ffn}, {dim, ffn}};
     set_param(net, arena, 0, c->vocab, dim);
     net->params[0].decays = true;
-    for (size_t i = 0; i < c->n_layers; i++)
-        for (size_t j = 0; j < BL_PARAMS_PER_LAYER; j++) {
+    for (size_t i = 0; i < c->n_layers; i++) {
+        for (size_t j = 0; j < BL_PARAM_VECTORS; j++) {
             bl__param *p = bl__layer_param(net, i, j);
             set_param(net, arena, (size_t)(p - net->params), shapes[j][0], shapes[j][1]);
-            snprintf(p->name, sizeof p->name, "model.layers.%zu.%s.weight", i, names[j]);
+            snprintf(p->name, sizeof p->name, "model.layers.%zu.%s.weight", i, PARAM_NAMES[j]);
             p->linear = j != BL_PARAM_ATTN_NORM && j != BL_PARAM_ATTN_SUB_NORM &&
                         j != BL_PARAM_FFN_NORM && j != BL_PARAM_FFN_SUB_NORM;
             p->decays = p->linear;
@@ -126,11 +144,14 @@ static void layout_params(bl__network *net, bl__arena *arena) {
                 p->col_groups = c->n_groups;
             place_param(net, p, j);
         }
+        for (size_t j = 0; j < N_LINEARS; j++)
+            layout_vectors(net, arena, i, j);
+    }
     set_param(net, arena, net->n_params - 1, norm, dim);
     snprintf(net->params[0].name, sizeof net->params[0].name, "model.embed_tokens.weight");
     snprintf(net->params[net->n_params - 1].name, sizeof net->params[0].name, "model.norm.weight");
     /* All values in a row, then all gradients: what processes exchange are pieces of rows. */
-    for (size_t i = 0; i < net->n_params; i++)
+    for (size_t i = 0; i < net->n_params && !c->frozen; i++)
         net->params[i].grad = take_floats(arena, net->params[i].rows, net->params[i].cols);
 }
 
@@ -147,7 +168,8 @@ static void layout_linear(bl__network *net, bl__arena *arena, linear *l, bl__par
     l->forward_panel = panel_bytes(net->gemm, l->cols);
     l->backward_panel = panel_bytes(net->gemm, l->rows);
     l->group_backward = ceil_div(l->group_cols, net->gemm->panel) * l->backward_panel;
-    l->backward = take_panels(net, arena, col_groups, l->rows, l->group_cols);
+    if (!net->config.frozen)
+        l->backward = take_panels(net, arena, col_groups, l->rows, l->group_cols);
     if (quantized) {
         l->groups = bl__arena_alloc(arena, row_groups * col_groups, sizeof *l->groups);
         l->group_tiles = bl__t2_tiles(l->rows) * bl__t2_stride(l->group_cols);
@@ -156,10 +178,19 @@ static void layout_linear(bl__network *net, bl__arena *arena, linear *l, bl__par
     }
     if (floats)
         l->forward = take_panels(net, arena, 1, l->cols, l->rows);
-    if (floats && net->gemm != exact) {
+    if (floats && net->gemm != exact && !net->config.frozen) {
         l->exact_panel = panel_bytes(exact, l->cols);
         l->exact = take_floats(arena, ceil_div(l->rows, exact->panel) * exact->panel, l->cols);
     }
+}
+
+static void layout_onebit(bl__network *net, bl__arena *arena, linear *l, size_t index,
+                          size_t which) {
+    if (net->config.weights != BL_WEIGHTS_ONEBIT)
+        return;
+    l->in_vector = bl__layer_param(net, index, BL_PARAM_VECTORS + 2 * which);
+    l->out_vector = bl__layer_param(net, index, BL_PARAM_VECTORS + 2 * which + 1);
+    l->signs = bl__arena_alloc(arena, l->rows, ceil_div(l->cols, 8));
 }
 
 /* What a layer keeps beside its x, for all tokens of a slice. */
@@ -193,16 +224,15 @@ static void share_activations(const layer *from, layer *l) {
 }
 
 static void layout_layer(bl__network *net, bl__arena *arena, size_t index) {
-    static const unsigned char weights[N_LINEARS] = {
-        BL_PARAM_Q, BL_PARAM_K, BL_PARAM_V, BL_PARAM_O, BL_PARAM_GATE, BL_PARAM_UP, BL_PARAM_DOWN};
     static const unsigned char norms[N_INPUTS] = {BL_PARAM_ATTN_NORM, BL_PARAM_ATTN_SUB_NORM,
                                                   BL_PARAM_FFN_NORM, BL_PARAM_FFN_SUB_NORM};
     layer *l = &net->layers[index];
     size_t groups = is_quantized(net) ? net->config.n_groups : 1;
     for (size_t i = 0; i < N_LINEARS; i++) {
         bool by_cols = i == LINEAR_O || i == LINEAR_DOWN;
-        layout_linear(net, arena, &l->linears[i], bl__layer_param(net, index, weights[i]),
+        layout_linear(net, arena, &l->linears[i], bl__layer_param(net, index, LINEAR_PARAMS[i]),
                       by_cols ? 1 : groups, by_cols ? groups : 1, is_quantized(net));
+        layout_onebit(net, arena, &l->linears[i], index, i);
     }
     for (size_t i = 0; i < N_INPUTS; i++) {
         input *in = &l->inputs[i];
@@ -259,6 +289,27 @@ static void layout_scratch(bl__network *net, bl__arena *arena, scratch *w) {
     w->logit_rows = take_floats(arena, HEAD_TOKENS, units_of(net->gemm, net->config.vocab));
 }
 
+/* What the backward pass of a slice needs. */
+static void layout_gradients(bl__network *net, bl__arena *arena) {
+    const bl__network_config *c = &net->config;
+    size_t n = net->slice_tokens, n_blocks = ceil_div(n, BLOCK_TOKENS);
+    net->gradient = take_floats(arena, n, c->dim);
+    net->dq = take_floats(arena, n, net->q_dim);
+    net->dk = take_floats(arena, n, net->kv_dim);
+    net->dv = take_floats(arena, n, net->kv_dim);
+    net->dattended = take_floats(arena, n, net->q_dim);
+    net->output_dots = take_floats(arena, n, c->n_heads);
+    for (size_t i = 0; i < N_LINEARS; i++) {
+        const linear *l = &net->layers[0].linears[i];
+        net->outputs[i] = take_panels(net, arena, l->col_groups, n + TOKEN_PAD, l->rows);
+    }
+    for (size_t i = 0; i < N_INPUTS; i++)
+        net->partial[i] = take_floats(arena, n_blocks, net->layers[0].inputs[i].cols);
+    net->head_input = take_panels(net, arena, 1, net->chunk_tokens + TOKEN_PAD, c->dim);
+    net->head_output = take_panels(net, arena, 1, net->chunk_tokens + TOKEN_PAD, c->vocab);
+    net->final_partial = take_floats(arena, ceil_div(n, HEAD_TOKENS), c->dim);
+}
+
 static void layout_slice(bl__network *net, bl__arena *arena) {
     const bl__network_config *c = &net->config;
     size_t n = net->slice_tokens, n_blocks = ceil_div(n, BLOCK_TOKENS), half = c->head_dim / 2;
@@ -266,25 +317,14 @@ static void layout_slice(bl__network *net, bl__arena *arena) {
     net->cosines = take_floats(arena, net->max_tokens, half);
     net->sines = take_floats(arena, net->max_tokens, half);
     net->final = take_floats(arena, n, c->dim);
-    net->gradient = take_floats(arena, n, c->dim);
-    net->dq = take_floats(arena, n, net->q_dim);
-    net->dk = take_floats(arena, n, net->kv_dim);
-    net->dv = take_floats(arena, n, net->kv_dim);
-    net->dattended = take_floats(arena, n, net->q_dim);
     net->sums = c->tensor ? take_floats(arena, n, c->dim) : NULL;
-    net->output_dots = take_floats(arena, n, c->n_heads);
-    for (size_t i = 0; i < N_LINEARS; i++) {
-        const linear *l = &net->layers[0].linears[i];
-        net->outputs[i] = take_panels(net, arena, l->col_groups, n + TOKEN_PAD, l->rows);
-        n_chunks += c->n_layers * ceil_div(l->rows, ROW_CHUNK);
-    }
-    for (size_t i = 0; i < N_INPUTS; i++)
-        net->partial[i] = take_floats(arena, n_blocks, net->layers[0].inputs[i].cols);
-    net->head_input = take_panels(net, arena, 1, net->chunk_tokens + TOKEN_PAD, c->dim);
-    net->head_output = take_panels(net, arena, 1, net->chunk_tokens + TOKEN_PAD, c->vocab);
-    net->final_partial = take_floats(arena, n_head_blocks, c->dim);
+    for (size_t i = 0; i < N_LINEARS; i++)
+        n_chunks += c->n_layers * ceil_div(net->layers[0].linears[i].rows, ROW_CHUNK);
     net->losses = bl__arena_alloc(arena, n_head_blocks, sizeof *net->losses);
     net->flips = bl__arena_alloc(arena, n_chunks, sizeof *net->flips);
+    net->hidden_losses = bl__arena_alloc(arena, n_blocks, sizeof *net->hidden_losses);
+    if (!c->frozen)
+        layout_gradients(net, arena);
 }
 
 static void layout(bl__network *net, bl__arena *arena) {
@@ -330,6 +370,11 @@ static bl_status check_config(const bl__network_config *c, size_t n_rows, size_t
         return bl__fail(err, BL_ERR_ARGUMENT,
                         "network: %u groups, expected a divisor of kv_heads, %u, and ffn_dim, %u",
                         c->n_groups, c->n_kv_heads, c->ffn_dim);
+    if (c->weights == BL_WEIGHTS_ONEBIT && c->n_groups > 1)
+        return bl__fail(err, BL_ERR_ARGUMENT,
+                        "network: onebit linears in %u groups; their vectors make groups of rows "
+                        "and columns already",
+                        c->n_groups);
     uint32_t size = bl__processes_size(c->tensor);
     if (size > 1 && (c->n_groups < size || c->n_groups % size))
         return bl__fail(err, BL_ERR_ARGUMENT,
@@ -388,6 +433,7 @@ static void take_part(bl__network *net, const bl__network_config *whole) {
     uint32_t size = bl__processes_size(whole->tensor);
     net->whole = *whole;
     net->config = *whole;
+    net->config.recompute |= whole->frozen; /* nothing waits for a backward pass */
     net->config.n_groups = whole->n_groups ? whole->n_groups / size : 1;
     net->config.n_heads /= size;
     net->config.n_kv_heads /= size;
@@ -492,10 +538,11 @@ void bl__network_initialize(bl__network *net, float std, uint64_t seed) {
         for (size_t row = 0; p->decays && row < p->whole_rows; row++)
             initialize_row(p, row, std, &random);
     }
+    bl__network_factorize(net);
 }
 
 void bl__network_zero_gradients(bl__network *net) {
-    for (size_t i = 0; i < net->n_params; i++)
+    for (size_t i = 0; i < net->n_params && !net->config.frozen; i++)
         memset(net->params[i].grad, 0, net->params[i].rows * net->params[i].cols * sizeof(float));
 }
 
@@ -516,6 +563,9 @@ void bl__network_set_firsts(bl__network *net, const int32_t *firsts) {
 
 static double run_slice(slice *s) {
     bl__network *net = s->net;
+    slice teacher;
+    if (s->backward && net->teacher)
+        bl__teacher_forward(s, &teacher);
     for (s->index = 0; s->index < net->config.n_layers; s->index++)
         bl__layer_forward(s);
     double loss = bl__head_run(s);
@@ -525,6 +575,8 @@ static double run_slice(slice *s) {
         /* the last layer's are still there */
         if (net->config.recompute && s->index + 1 < net->config.n_layers)
             bl__layer_recompute(s);
+        if (s->teacher && net->hidden > 0)
+            bl__hidden_backward(s);
         bl__layer_backward(s);
     }
     bl__embedding_gradient(s);
@@ -537,7 +589,9 @@ double bl__network_step(bl__network *net, const int32_t *inputs, const int32_t *
     for (size_t i = 0; i < n_rows * n_tokens; i++)
         n_counted += targets[i] >= 0;
     double loss = 0, counted = n_counted ? (double)n_counted : 1.0;
-    if (!backward)
+    bool exact = !backward && !net->config.frozen;
+    net->hidden_loss = backward ? 0 : net->hidden_loss;
+    if (exact)
         bl__linears_prepare_exact(net);
     for (size_t row = 0; row < n_rows; row += per_slice) {
         slice s = {.net = net,
@@ -546,12 +600,13 @@ double bl__network_step(bl__network *net, const int32_t *inputs, const int32_t *
                    .firsts = net->firsts ? net->firsts + row * n_tokens : NULL,
                    .row_tokens = n_tokens,
                    .backward = backward,
-                   .gemm = backward ? net->gemm : &net->loops->float32,
+                   .gemm = exact ? &net->loops->float32 : net->gemm,
                    .loss_scale = (float)((double)scale / counted),
                    .logits = row == 0 ? logits : NULL};
         s.n_rows = bl__min_size(per_slice, n_rows - row);
         s.n_tokens = s.n_rows * n_tokens;
         loss += run_slice(&s);
     }
+    net->hidden_loss /= backward ? counted : 1.0;
     return loss / counted;
 }

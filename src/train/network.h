@@ -19,7 +19,9 @@
 typedef enum bl__weight_mode {
     BL_WEIGHTS_FLOAT,   /* nothing is quantized: the full-precision twin */
     BL_WEIGHTS_TERNARY, /* absmean, b1.58 */
-    BL_WEIGHTS_BINARY   /* (W > mean W ? 1 : -1) x mean |W|, BitNet */
+    BL_WEIGHTS_BINARY,  /* (W > mean W ? 1 : -1) x mean |W|, BitNet */
+    BL_WEIGHTS_ONEBIT   /* output vector x sign W x input vector, OneBit (arXiv 2402.11295); inputs
+                           of linears stay floats */
 } bl__weight_mode;
 
 /* What float products multiply in; they always add up in float32. Integer products (the forward
@@ -46,6 +48,8 @@ typedef struct bl__network_config {
      * n_kv_heads and ffn_dim; 0 counts as 1. */
     uint32_t n_groups;
     bool blends; /* bl__network_set_lambda() will be called: makes room for float products */
+    bool frozen; /* no gradients, and no step with a backward pass: a teacher. Steps multiply as
+                    `precision` says, too */
     /* NULL, or processes whose number divides n_groups. Each then has its part of the heads, of
      * ffn_dim and of the linears between; all call bl__network_step() alike, and get one loss. */
     bl__processes *tensor;
@@ -53,7 +57,9 @@ typedef struct bl__network_config {
 
 /* The tensors of one layer, in the order they have among the parameters. Parameter 0 is the
  * embedding, 1 + layer * BL_PARAMS_PER_LAYER + one of these a layer's, the last the final norm.
- * Without sub-norms those two have 0 rows, with layer_norm every norm has. */
+ * Without sub-norms those two have 0 rows, with layer_norm every norm has. So have, unless weights
+ * are BL_WEIGHTS_ONEBIT, the vectors: of each linear, in the order of the linears here, that of its
+ * inputs and that of its outputs. */
 enum {
     BL_PARAM_ATTN_NORM,
     BL_PARAM_Q,
@@ -66,7 +72,8 @@ enum {
     BL_PARAM_UP,
     BL_PARAM_FFN_SUB_NORM,
     BL_PARAM_DOWN,
-    BL_PARAMS_PER_LAYER
+    BL_PARAM_VECTORS,
+    BL_PARAMS_PER_LAYER = BL_PARAM_VECTORS + 14
 };
 
 /* One parameter tensor: [rows][cols]; norms have one row. */
@@ -76,6 +83,7 @@ typedef struct bl__param {
     /* The part that this process has begins at a row and a column of the whole tensor. */
     size_t whole_rows, whole_cols, first_row, first_col;
     bool linear;         /* quantized in the forward pass, unless weights are BL_WEIGHTS_FLOAT */
+    bool vector;         /* of a onebit linear */
     bool decays;         /* a matrix or the embedding: weight decay is for it */
     size_t col_groups;   /* of o and down: config's n_groups; 1 for others */
     float *value, *grad; /* float[rows][cols] */
@@ -106,8 +114,11 @@ static inline bool bl__param_is_part(const bl__param *p) {
 }
 
 /* Normal(0, std) weights, norms of one, from a seed: the same on every machine with the same
- * mathematical library. */
+ * mathematical library. Vectors as by bl__network_factorize(). */
 void bl__network_initialize(bl__network *network, float std, uint64_t seed);
+/* Gives onebit linears the vectors with which they come nearest to their weights: SVID, arXiv
+ * 2402.11295. Does nothing to others. */
+void bl__network_factorize(bl__network *network);
 
 void bl__network_zero_gradients(bl__network *network);
 
@@ -137,12 +148,31 @@ void bl__network_set_firsts(bl__network *network, const int32_t *firsts);
 double bl__network_step(bl__network *network, const int32_t *inputs, const int32_t *targets,
                         size_t n_rows, size_t n_tokens, bool backward, float scale, float *logits);
 
+/* To be called once after the last step of an update, before gradients are used: steps give onebit
+ * linears the gradients of their products' weights, which this makes those of signs (straight
+ * through) and vectors. The weights must be those of the steps. Does nothing to other networks. */
+void bl__network_finish_gradients(bl__network *network);
+
+/* A teacher for the steps with a backward pass that follow, which run it over the same tokens:
+ *     loss = (1 - hard) CE(p_teacher, p) + hard CE(target, p)      what bl__network_step() returns
+ *     gradients are those of scale x (loss + hidden x H), H = sum over layers of
+ *     |t / |t| - x / |x||^2, mean over the tokens that count
+ * where t and x are what a layer leaves in the residual stream (arXiv 2402.11295, equations 7 to
+ * 9). The teacher is borrowed, has its weights quantized, the pool of the network and room for as
+ * large a batch; its own steps may come between. NULL: none. BL_ERR_ARGUMENT: another vocabulary;
+ * hidden > 0 and other layers or another dim. */
+bl_status bl__network_set_teacher(bl__network *network, bl__network *teacher, float hard,
+                                  float hidden, bl_error *err);
+/* H of the last step with a backward pass; 0 without a teacher or with hidden 0. */
+double bl__network_hidden_loss(const bl__network *network);
+
 /* Where the time of quantization and steps went, since the network was created. */
 #define BL_NETWORK_PHASES(X)                                                                       \
     X(QUANTIZE, "quantize and pack weights")                                                       \
     X(TO_ATTENTION, "forward to attention")                                                        \
     X(ATTENTION, "attention forward")                                                              \
     X(FROM_ATTENTION, "forward from attention")                                                    \
+    X(TEACHER, "teacher's layers, hidden states")                                                  \
     X(HEAD, "head, loss and gradient of logits")                                                   \
     X(HEAD_GRADIENT, "gradient of the head")                                                       \
     X(BACK_TO_ATTENTION, "backward to attention")                                                  \

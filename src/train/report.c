@@ -35,7 +35,7 @@ void bl__report_sizes(const bl__param *params, size_t n_params, bl__weight_mode 
     static const bl__layout ternary[] = {BL_LAYOUT_B1,    BL_LAYOUT_T2,    BL_LAYOUT_T5,
                                          BL_LAYOUT_TQ1_0, BL_LAYOUT_TQ2_0, BL_LAYOUT_I2_S,
                                          BL_LAYOUT_F32};
-    bool quantized = weights != BL_WEIGHTS_FLOAT;
+    bool quantized = weights == BL_WEIGHTS_TERNARY || weights == BL_WEIGHTS_BINARY;
     size_t n = sizeof ternary / sizeof *ternary;
     report->n_sizes = 0;
     size_t first = weights == BL_WEIGHTS_BINARY ? 0 : 1;

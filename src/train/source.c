@@ -43,7 +43,8 @@ typedef struct tensor {
     size_t rows, cols, bytes;
 } tensor;
 
-/* Parts of layers in the network's order: as transformers names them, as 1bitLLM did, as GGUF does.
+/* Parts of layers but vectors, in the network's order: as transformers names them, as 1bitLLM did,
+ * as GGUF does.
  */
 static const struct {
     const char *hf, *first, *gguf;
@@ -59,6 +60,8 @@ static const struct {
              {"mlp.ffn_sub_norm", "mlp.ffn_layernorm", "ffn_sub_norm"},
              {"mlp.down_proj", NULL, "ffn_down"}};
 enum { N_PARTS = sizeof PARTS / sizeof *PARTS };
+/* Of onebit linears, in checkpoints. */
+static const char *const VECTORS[2] = {"input_factor", "weight_scale"};
 static const char *const ENDS[3][2] = {{"model.embed_tokens.weight", "token_embd.weight"},
                                        {"model.norm.weight", "output_norm.weight"},
                                        {"lm_head.weight", "output.weight"}};
@@ -149,6 +152,11 @@ static bool is_known(const bl__source *s, const char *name) {
         part_name(s, (size_t)layer, i, "scale", known);
         if (s->gguf && strcmp(name, known) == 0)
             return true;
+        for (size_t k = 0; s->checkpoint && k < 2; k++) {
+            part_name(s, (size_t)layer, i, VECTORS[k], known);
+            if (strcmp(name, known) == 0)
+                return true;
+        }
     }
     return is_useless(s, name);
 }
@@ -407,6 +415,13 @@ const char *bl__source_recipe(const bl__source *s) {
     return s->recipe;
 }
 
+bool bl__source_is_onebit(const bl__source *s) {
+    char name[MAX_NAME];
+    tensor t;
+    part_name(s, 0, BL_PARAM_Q, VECTORS[0], name);
+    return s->checkpoint && find(s, name, &t);
+}
+
 /* ---- weights ---- */
 
 static bl_status check_tensor(const tensor *t, const bl__param *p, const char *name,
@@ -501,12 +516,25 @@ static bl_status read_part(const bl__source *s, bl__param *p, size_t layer, size
                        p, err);
 }
 
+static bl_status read_vector(const bl__source *s, bl__param *p, bl_error *err) {
+    tensor t;
+    if (!s->checkpoint || !find(s, p->name, &t))
+        return BL_OK; /* the network finds them */
+    if (!p->rows)
+        return bl__fail(err, BL_ERR_UNSUPPORTED,
+                        "%s: of a onebit model, whose weights are signs: other kinds cannot start "
+                        "from them",
+                        p->name);
+    return read_tensor(s, p->name, NULL, false, p, err);
+}
+
 bl_status bl__source_read(const bl__source *s, bl__param *params, size_t n_params, bl_error *err) {
     size_t gguf = s->gguf != NULL;
     bl_status status = read_tensor(s, ENDS[0][gguf], NULL, false, &params[0], err);
     for (size_t i = 1; i + 1 < n_params && !status; i++)
-        status = read_part(s, &params[i], (i - 1) / BL_PARAMS_PER_LAYER,
-                           (i - 1) % BL_PARAMS_PER_LAYER, err);
+        status = params[i].vector ? read_vector(s, &params[i], err)
+                                  : read_part(s, &params[i], (i - 1) / BL_PARAMS_PER_LAYER,
+                                              (i - 1) % BL_PARAMS_PER_LAYER, err);
     if (!status && params[n_params - 1].rows)
         status = read_tensor(s, ENDS[1][gguf], NULL, false, &params[n_params - 1], err);
     if (status)

@@ -18,8 +18,12 @@ void bl__source_close(bl__source *source); /* NULL is accepted */
  * tokenizer where it has one and, where it was trained with quantization, the kind of weights. */
 const char *bl__source_recipe(const bl__source *source);
 
-/* Every parameter's values in the order of the network, but for sub-norms that the model lacks,
- * which stay as they are. BL_ERR_FORMAT, BL_ERR_UNSUPPORTED (as above), BL_ERR_NOT_FOUND. */
+/* Whether its linears have vectors (BL_WEIGHTS_ONEBIT). */
+bool bl__source_is_onebit(const bl__source *source);
+
+/* Every parameter's values in the order of the network, but for sub-norms and vectors that the
+ * model lacks, which stay as they are. BL_ERR_FORMAT, BL_ERR_UNSUPPORTED (as above),
+ * BL_ERR_NOT_FOUND. */
 bl_status bl__source_read(const bl__source *source, bl__param *params, size_t n_params,
                           bl_error *err);
 
