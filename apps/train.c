@@ -14,10 +14,11 @@
 #include "commands.h"
 #include "terminal.h"
 
-enum { N_OWN_SETTINGS = 16, MAX_SETTINGS = N_OWN_SETTINGS + OPTION_LIST_MAX, MAX_TEXT = 1 << 16 };
+enum { N_OWN_SETTINGS = 17, MAX_SETTINGS = N_OWN_SETTINGS + OPTION_LIST_MAX, MAX_TEXT = 1 << 16 };
 
 typedef struct train_settings {
-    const char *output, *export_to, *data, *tokenizer, *preset, *recipe, *weights, *memory, *from;
+    const char *output, *export_to, *data, *tokenizer, *preset, *recipe, *weights, *memory, *from,
+        *teacher;
     int64_t lambda_steps, steps, rows, tokens, accumulate, groups, tensor_parallel, seed, threads;
     double rate;
     option_list set;
@@ -46,6 +47,9 @@ static const option RECIPE_OPTIONS[] = {
     {0, "from", NULL, OPTION_TEXT, "MODEL", TRAIN(from), 0, 0, NULL,
      "start from the weights of a GGUF file, a Hugging Face directory or a run; its sizes and "
      "tokenizer hold where nothing else is said"},
+    {0, "teacher", NULL, OPTION_TEXT, "MODEL", TRAIN(teacher), 0, 0, NULL,
+     "learn from this model's logits and hidden states in place of the text's next tokens; what "
+     "--from takes, of the same vocabulary"},
     {0, "lambda-steps", NULL, OPTION_INTEGER, "N", TRAIN(lambda_steps), 0, 1e12, NULL,
      "steps in which quantization comes in, from none to whole; by default 1000, at most half of "
      "the run, with --from a full-precision model, else 0"},
@@ -53,8 +57,8 @@ static const option RECIPE_OPTIONS[] = {
      "size: tiny-1m small-3m 5m 15m 25m 125m 350m 700m 760m 1.3b 2.7b 3b 3.9b"},
     {0, "recipe", NULL, OPTION_CHOICE, "NAME", TRAIN(recipe), 0, 0, "b1.58 bitnet",
      "published schedule; one of:"},
-    {0, "weights", NULL, OPTION_CHOICE, "KIND", TRAIN(weights), 0, 0, "ternary binary float",
-     "what linear weights are quantized to; one of:"},
+    {0, "weights", NULL, OPTION_CHOICE, "KIND", TRAIN(weights), 0, 0, "ternary binary onebit float",
+     "what linear weights are quantized to; onebit: signs between two vectors; one of:"},
     {0, "groups", NULL, OPTION_INTEGER, "N", TRAIN(groups), 1, 1 << 16, NULL,
      "groups of each linear with statistics and sub-norms of their own (default 1)"},
     {0, "memory", NULL, OPTION_CHOICE, "KIND", TRAIN(memory), 0, 0, "store recompute",
@@ -115,6 +119,7 @@ static bool make_settings(const train_settings *s, setting_list *list) {
     add_text(list, "data", s->data);
     add_text(list, "tokenizer", s->tokenizer);
     add_text(list, "from", s->from);
+    add_text(list, "teacher", s->teacher);
     add_whole(list, "lambda_steps", s->lambda_steps);
     add_text(list, "preset", s->preset);
     add_text(list, "recipe", s->recipe);
@@ -161,6 +166,8 @@ static void take_begin(void *user, const bl_train_report *r) {
     note("%.2f M weights, %.2f M of them quantized; %s of memory, %s of it activations; %s",
          (double)r->n_params * 1e-6, (double)r->n_quantized * 1e-6, whole,
          format_bytes((double)r->activation_bytes), r->compute);
+    if (isfinite(r->teacher))
+        note("teacher: validation %.4f, perplexity %.2f", r->teacher, exp(r->teacher));
 }
 
 /* On one line, whatever is in it. */
@@ -175,22 +182,25 @@ static void show_sample(const char *text) {
 static bool take_step(void *user, const bl_train_step *s) {
     watch *w = user;
     double now = seconds_now();
+    char hidden[32] = "";
+    if (isfinite(s->hidden))
+        snprintf(hidden, sizeof hidden, "  hidden %.3f", s->hidden);
     if ((s->validated || s->sample) && !w->is_quiet && w->is_shown)
         fputs("\r\033[K", stderr);
     if (s->validated && !w->is_quiet && s->step == 0)
         note("step 0  validation %.4f of what it starts from", s->validation);
     else if (s->validated && !w->is_quiet)
-        note("step %llu  validation %.4f%s  training %.4f%s", (unsigned long long)s->step,
-             s->validation, s->validation <= s->best ? " (best)" : "", s->smoothed,
+        note("step %llu  validation %.4f%s  training %.4f%s%s", (unsigned long long)s->step,
+             s->validation, s->validation <= s->best ? " (best)" : "", s->smoothed, hidden,
              s->lambda < 1 && !(s->validation <= s->best) ? "  (quantization comes in)" : "");
     if (s->sample && !w->is_quiet)
         show_sample(s->sample);
     if (w->is_shown && s->step && now - w->shown_at > 0.2) {
         fprintf(stderr,
-                "\rstep %llu/%llu  %.1f M tokens  loss %.3f  rate %.2e  flips %.2f %%  "
+                "\rstep %llu/%llu  %.1f M tokens  loss %.3f%s  rate %.2e  flips %.2f %%  "
                 "%.0f tokens/s  %s left \033[K",
                 (unsigned long long)s->step, (unsigned long long)s->n_steps,
-                (double)s->tokens * 1e-6, s->smoothed, s->rate, 100 * s->flips,
+                (double)s->tokens * 1e-6, s->smoothed, hidden, s->rate, 100 * s->flips,
                 s->tokens_per_second, format_time(s->seconds_left));
         w->shown_at = now;
     }
@@ -230,6 +240,8 @@ static int print_json(const char *output, const bl_train_report *r) {
     add_real(object, "best", r->best);
     add_real(object, "deployed", r->deployed);
     add_real(object, "perplexity", exp(r->deployed));
+    add_real(object, "teacher", r->teacher);
+    add_real(object, "perplexity_ratio", exp(r->deployed - r->teacher));
     add_real(object, "bits_per_byte", r->bits_per_byte);
     for (size_t i = 0; i < 3 && r->n_quantized; i++)
         add_real(object, FLIP_KEYS[i], r->flips[i]);
@@ -275,6 +287,9 @@ static void print_report(const char *output, const bl_train_report *r) {
              r->deployed);
     if (isfinite(r->deployed))
         note("perplexity       %.2f a token", exp(r->deployed));
+    if (isfinite(r->teacher))
+        note("teacher          %.4f, perplexity %.2f; this one's is %.3f times that", r->teacher,
+             exp(r->teacher), exp(r->deployed - r->teacher));
     if (isfinite(r->bits_per_byte))
         note("bits per byte    %.4f", r->bits_per_byte);
     print_flips(r);
@@ -387,11 +402,13 @@ const command TRAIN_COMMAND = {
         "Trains by a recipe (JSON), options, or both: options go before the recipe. A run is a\n"
         "directory; stopped at any moment, by Ctrl-C, a crash or kill, it goes on with --resume\n"
         "as if it had not been. The last checkpoints and the best one are kept as safetensors.",
-    .examples = "  bitloom train --data novels.bin --tokenizer tok/ --preset 5m --steps 4000 -o r\n"
-                "  bitloom train recipe.json --weights float --lr 1e-3 -o twin\n"
-                "  bitloom train --from twin --data novels.bin --steps 2000 --lr 1e-3 -o tuned\n"
-                "  bitloom train --resume -o r\n"
-                "  bitloom train --export model.gguf -o r\n",
+    .examples =
+        "  bitloom train --data novels.bin --tokenizer tok/ --preset 5m --steps 4000 -o r\n"
+        "  bitloom train recipe.json --weights float --lr 1e-3 -o twin\n"
+        "  bitloom train --from twin --data novels.bin --steps 2000 --lr 1e-3 -o tuned\n"
+        "  bitloom train --from twin --teacher twin --weights onebit --data novels.bin -o one\n"
+        "  bitloom train --resume -o r\n"
+        "  bitloom train --export model.gguf -o r\n",
     .groups = GROUPS,
     .n_groups = sizeof GROUPS / sizeof *GROUPS,
     .run = run,

@@ -1,5 +1,6 @@
 /* Training of 1-bit models from scratch: BitNet (binary, arXiv 2310.11453), BitNet b1.58 (ternary,
- * arXiv 2402.17764) and their full-precision twins.
+ * arXiv 2402.17764) and their full-precision twins; OneBit (arXiv 2402.11295), and students that
+ * learn from a teacher.
  *
  * A run is a directory: run.jsonl (metrics and samples, a line a step), step-00000250.safetensors
  * (checkpoints), best.safetensors (the one of the lowest validation loss). A run that was stopped
@@ -30,6 +31,7 @@ typedef struct bl_train_step {
     uint64_t step, n_steps; /* 1 ... n_steps */
     uint64_t tokens;        /* trained on since the first step */
     double loss, smoothed;  /* nats a token; running mean of some 20 steps */
+    double hidden;          /* loss between hidden states, a token; NaN without one */
     double rate, decay;
     double gradient_norm; /* before clipping */
     double flips;         /* share of quantized weights that the step before changed the code of */
@@ -52,7 +54,7 @@ typedef struct bl_train_params {
                            recipe is the checkpoint's unless one is given */
     uint32_t n_threads; /* 0 = all physical cores */
     /* Called before the first step; of the report n_params, n_quantized, memory_bytes,
-     * activation_bytes and compute are set. May be NULL. */
+     * activation_bytes, teacher and compute are set. May be NULL. */
     void (*begin)(void *user, const bl_train_report *report);
     /* Called after every step, and before the first one with a model to start from as it came
      * (step 0, no loss); returns false to cancel. May be NULL. */
@@ -78,6 +80,7 @@ struct bl_train_report {
     double validation, best; /* NaN without held-out data */
     double deployed;         /* validation loss of what is exported: in float32, rounded */
     double bits_per_byte;    /* of text, by that loss; NaN when the text's size is not known */
+    double teacher;          /* the teacher's validation loss; NaN without one */
     double flips[3];         /* mean over the run's first, middle and last tenth; NaN: not logged */
     bl_train_size sizes[BL_TRAIN_MAX_SIZES]; /* [n_sizes] */
     size_t n_sizes;
@@ -91,7 +94,9 @@ struct bl_train_report {
  * from those of a model: a GGUF file, a Hugging Face directory, a run or checkpoint of bl_train().
  * That model decides what the recipe does not say of sizes and tokenizer. It must be one that the
  * trainer's network can take (gated feed-forward blocks, a tied head, no biases, plain RoPE) and
- * not be ternary already: anything else is refused by name, BL_ERR_UNSUPPORTED. A step whose loss
+ * not be ternary already: anything else is refused by name, BL_ERR_UNSUPPORTED. With "teacher", the
+ * same kinds of model, a run learns from that one's distribution in place of the text's next tokens
+ * ("distill_hard": or from both) and from its hidden states ("distill_hidden"). A step whose loss
  * is not finite or far above the ones before
  * ("spike") is undone: the run goes back to its last checkpoint, passes over the data since, and
  * warns; the third time in a row is an error. report may be NULL.

@@ -75,7 +75,7 @@ _bitloom() {
             options+=" -t --threads -q --quiet --check --doc --first -n --n-tokens --ids" ;;
         train)
             options+=" -o --output --out --resume -t --threads --json -q --quiet --data --tokenizer"
-            options+=" --from --lambda-steps --preset --recipe --weights --groups --tensor-parallel"
+            options+=" --from --teacher --lambda-steps --preset --recipe --weights --groups --tensor-parallel"
             options+=" --memory --steps --rows --tokens --accumulate --lr --rate -s --seed --set"
             options+=" --export --masters" ;;
         plot) options+=" -o --output --title --x --top -q --quiet" ;;

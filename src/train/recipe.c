@@ -45,7 +45,7 @@ static const field FIELDS[] = {
     {"head_dim", FIELD_WHOLE, AT(head_dim), 2, 1 << 16, NULL, true},
     {"vocab", FIELD_WHOLE, AT(vocab), 0, 1 << 24, NULL, true},
     {"context", FIELD_WHOLE, AT(context), 1, 1 << 24, NULL, false},
-    {"weights", FIELD_CHOICE, AT(weights), 0, 0, "float ternary binary", true},
+    {"weights", FIELD_CHOICE, AT(weights), 0, 0, "float ternary binary onebit", true},
     {"activation", FIELD_CHOICE, AT(activation), 0, 0, "silu relu2", true},
     {"norm", FIELD_CHOICE, AT(norm), 0, 0, "rms layer", true},
     {"sub_norms", FIELD_FLAG, AT(sub_norms), 0, 0, NULL, true},
@@ -58,6 +58,9 @@ static const field FIELDS[] = {
     {"data", FIELD_TEXT, AT(data), 0, 0, NULL, false},
     {"tokenizer", FIELD_TEXT, AT(tokenizer), 0, 0, NULL, false},
     {"from", FIELD_TEXT, AT(from), 0, 0, NULL, false},
+    {"teacher", FIELD_TEXT, AT(teacher), 0, 0, NULL, false},
+    {"distill_hidden", FIELD_REAL, AT(distill_hidden), 0, 1e6, NULL, false},
+    {"distill_hard", FIELD_REAL, AT(distill_hard), 0, 1, NULL, false},
     {"mask_documents", FIELD_FLAG, AT(mask_documents), 0, 0, NULL, false},
     {"rows", FIELD_WHOLE, AT(rows), 1, 1 << 20, NULL, false},
     {"tokens", FIELD_WHOLE, AT(tokens), 1, 1 << 24, NULL, false},
@@ -320,7 +323,7 @@ static void apply_recipe(bl__recipe *r) {
     default_whole(&r->weights, first ? BL_WEIGHTS_BINARY : BL_WEIGHTS_TERNARY);
     default_whole(&r->norm, first);
     default_whole(&r->warmup, warmup < most ? warmup : most);
-    most = r->from ? r->steps / 2 : 0;
+    most = r->from && r->weights != BL_WEIGHTS_ONEBIT ? r->steps / 2 : 0;
     default_whole(&r->lambda_steps, FROM_LAMBDA_STEPS < most ? FROM_LAMBDA_STEPS : most);
     default_real(&r->end, 0.03);
     default_real(&r->decay, first ? 0.01 : 0.1);
@@ -341,6 +344,8 @@ static void apply_rest(bl__recipe *r) {
     default_real(&r->rope_base, 10000);
     default_real(&r->norm_eps, 1e-5);
     default_real(&r->init_std, 0.02);
+    default_real(&r->distill_hidden, 1.0);
+    default_real(&r->distill_hard, 0.0);
     default_whole(&r->mask_documents, 0);
     default_whole(&r->rows, 16);
     default_whole(&r->accumulate, 1);
@@ -373,6 +378,11 @@ static bl_status check_fit(const bl__recipe *r, bl_error *err) {
         return bl__fail(err, BL_ERR_ARGUMENT,
                         "groups is %lld, expected a divisor of kv_heads, %lld, and ffn_dim, %lld",
                         (long long)r->groups, (long long)r->kv_heads, (long long)r->ffn_dim);
+    if (r->weights == BL_WEIGHTS_ONEBIT && (r->groups > 1 || r->lambda_steps))
+        return bl__fail(err, BL_ERR_ARGUMENT,
+                        "groups is %lld and lambda_steps %lld, expected 1 and 0 with onebit "
+                        "weights: signs and vectors are there from the first step, whole",
+                        (long long)r->groups, (long long)r->lambda_steps);
     if (r->tokens > r->context)
         return bl__fail(err, BL_ERR_ARGUMENT, "tokens is %lld, more than the context, %lld",
                         (long long)r->tokens, (long long)r->context);
@@ -390,7 +400,7 @@ static bl_status check_fit(const bl__recipe *r, bl_error *err) {
                         "activation is 'relu2' without sub_norms, which no known architecture has; "
                         "expected 'silu'");
     /* What is exported is packed four rows to a byte. */
-    if (r->weights != BL_WEIGHTS_FLOAT &&
+    if ((r->weights == BL_WEIGHTS_TERNARY || r->weights == BL_WEIGHTS_BINARY) &&
         (r->dim % 4 || r->ffn_dim % 4 || r->heads * r->head_dim % 4 ||
          r->kv_heads * r->head_dim % 4))
         return bl__fail(err, BL_ERR_ARGUMENT,
@@ -433,6 +443,10 @@ static bl_status parse_over(const char *base, const char *text, size_t len,
 bl_status bl__recipe_parse(const char *text, size_t len, const char *const *settings, size_t n,
                            bl__recipe *out, bl_error *err) {
     return parse_over(NULL, text, len, settings, n, out, err);
+}
+
+bl_status bl__recipe_parse_model(const char *base, bl__recipe *out, bl_error *err) {
+    return parse_over("{\"weights\": \"float\"}", base, strlen(base), NULL, 0, out, err);
 }
 
 /* The bytes of a recipe's file; nothing when path is NULL. */

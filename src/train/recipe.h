@@ -14,8 +14,8 @@
 #include "train/schedule.h"
 
 /* Whole numbers are int64_t and choices too (their place in the list of names), so that one table
- * describes all of them. Resolved: every field has a value, but data, tokenizer, from and prompt
- * may be NULL. */
+ * describes all of them. Resolved: every field has a value, but data, tokenizer, from, teacher and
+ * prompt may be NULL. */
 typedef struct bl__recipe {
     /* the model */
     char *preset;
@@ -25,6 +25,8 @@ typedef struct bl__recipe {
     double rope_base, norm_eps, init_std;
     /* the data */
     char *data, *tokenizer, *from; /* from: the model to start from, or NULL */
+    char *teacher;                 /* the model to learn from, or NULL */
+    double distill_hidden, distill_hard;
     int64_t mask_documents, rows, tokens, accumulate, steps, tensor_parallel;
     /* the schedule */
     int64_t recipe, shape, warmup, lambda_steps;
@@ -50,6 +52,9 @@ bl_status bl__recipe_read(const char *path, const char *const *settings, size_t 
  * says of itself. NULL: nothing. */
 bl_status bl__recipe_read_over(const char *base, const char *path, const char *const *settings,
                                size_t n, bl__recipe *out, bl_error *err);
+/* The recipe of a model alone, from what it says of itself: without a word of quantization its
+ * weights are floats. */
+bl_status bl__recipe_parse_model(const char *base, bl__recipe *out, bl_error *err);
 /* What recipe and settings give as "from": *out is NULL or released with bl__free(). */
 bl_status bl__recipe_find_from(const char *path, const char *const *settings, size_t n, char **out,
                                bl_error *err);

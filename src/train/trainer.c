@@ -90,23 +90,27 @@ static bl_status open_metrics(bl__trainer *t, bl_error *err) {
 
 /* ---- beginning and end ---- */
 
-/* Measures a model that training starts from, before the first step. */
+/* Measures what is there before the first step: a model to start from, or the random one beside a
+ * teacher. */
 static bl_status measure_start(bl__trainer *t, bl_error *err) {
-    char line[128];
+    char line[160], teacher[40] = "";
     bl_train_step s = {.n_steps = (uint64_t)t->recipe.steps,
                        .loss = NAN,
                        .smoothed = NAN,
+                       .hidden = NAN,
                        .validated = true,
                        .best = NAN};
-    if (!t->recipe.from || !t->windows.n_valid_windows)
+    if (!(t->recipe.from || t->teacher) || !t->windows.n_valid_windows)
         return BL_OK;
     s.lambda = bl__trainer_lambda(t);
     bl_status status = bl__trainer_validate(t, &s.validation, err);
     if (status || !isfinite(s.validation))
         return status;
+    if (isfinite(t->teacher_loss))
+        snprintf(teacher, sizeof teacher, ",\"teacher\":%.6f", t->teacher_loss);
     int n = snprintf(line, sizeof line,
-                     "{\"step\":0,\"tokens\":0,\"lambda\":%.6g,\"validation\":%.6f}\n", s.lambda,
-                     s.validation);
+                     "{\"step\":0,\"tokens\":0,\"lambda\":%.6g,\"validation\":%.6f%s}\n", s.lambda,
+                     s.validation, teacher);
     if (speaks(t) && !(status = bl__run_add_metrics(&t->directory, line, (size_t)n, err)) &&
         t->params->progress)
         (void)t->params->progress(t->params->user, &s); /* asks again after the first step */
@@ -128,6 +132,8 @@ bl_status bl__trainer_open(const bl_train_params *params, bl__processes *process
     t->directory = (bl__run_directory){.metrics = -1, .lock = -1};
     if (!(status = bl__trainer_open_run(t, &from, err)))
         status = open_metrics(t, err);
+    if (!status)
+        status = bl__trainer_measure_teacher(t, &t->teacher_loss, err);
     if (!status && !from) /* what a rollback in the first steps goes back to */
         status = save(t, false, err);
     if (!status && !from)
@@ -148,6 +154,7 @@ void bl__trainer_close(bl__trainer *t) {
     bl__optimizer_free(t->optimizer);
     bl__collector_free(t->collector);
     bl__network_free(t->net);
+    bl__network_free(t->teacher);
     bl__pool_free(t->pool);
     bl__writer_free(t->writer);
     bl_tokenizer_close(t->tokenizer);
@@ -164,9 +171,9 @@ void bl__trainer_close(bl__trainer *t) {
 /* ---- steps ---- */
 
 /* The rows from begin to end of batch number `batch`: adds their gradients, and their part of the
- * mean loss of the step to *loss. */
-static bl_status add_batch(bl__trainer *t, uint64_t batch, size_t begin, size_t end, double *loss,
-                           bl_error *err) {
+ * mean losses of the step to losses[2]: the loss, that between hidden states. */
+static bl_status add_batch(bl__trainer *t, uint64_t batch, size_t begin, size_t end,
+                           double losses[2], bl_error *err) {
     size_t rows = n_rows(t), at = begin * n_tokens(t);
     double n = (double)t->recipe.accumulate;
     bl_status status =
@@ -176,9 +183,10 @@ static bl_status add_batch(bl__trainer *t, uint64_t batch, size_t begin, size_t 
         return status;
     double share = (double)counted / (double)bl__trainer_count_targets(t, 0, rows);
     bl__network_set_firsts(t->net, t->firsts ? t->firsts + at : NULL);
-    *loss += share / n *
-             bl__network_step(t->net, t->inputs + at, t->targets + at, end - begin, n_tokens(t),
-                              true, (float)share / (float)n, NULL);
+    losses[0] += share / n *
+                 bl__network_step(t->net, t->inputs + at, t->targets + at, end - begin, n_tokens(t),
+                                  true, (float)share / (float)n, NULL);
+    losses[1] += share / n * bl__network_hidden_loss(t->net);
     return BL_OK;
 }
 
@@ -187,19 +195,22 @@ static bl_status accumulate(bl__trainer *t, double *loss, bl_error *err) {
     uint64_t n = (uint64_t)t->recipe.accumulate, rows = n_rows(t), first;
     uint64_t end = own_share(t, n * rows, &first) + first;
     uint64_t batch = t->progress.step + t->progress.skipped;
+    double losses[2] = {0};
     bl_status status = BL_OK;
-    *loss = 0;
     if (!t->quantized)
         bl__trainer_quantize(t);
     t->quantized = false;
     for (uint64_t i = first / rows; i * rows < end && !status; i++) {
         uint64_t from = first > i * rows ? first - i * rows : 0;
         uint64_t to = end - i * rows < rows ? end - i * rows : rows;
-        status = add_batch(t, batch * n + i, (size_t)from, (size_t)to, loss, err);
+        status = add_batch(t, batch * n + i, (size_t)from, (size_t)to, losses, err);
     }
+    bl__network_finish_gradients(t->net);
     if ((status = bl__processes_agree(t->processes, status, err)))
         return status;
-    bl__processes_sum(t->data, loss, 1);
+    bl__processes_sum(t->data, losses, 2);
+    *loss = losses[0];
+    t->hidden = t->teacher && t->recipe.distill_hidden > 0 ? losses[1] : NAN;
     return BL_OK;
 }
 
@@ -281,6 +292,8 @@ static bl_status log_step(const bl__trainer *t, const bl_train_step *s, bl_error
         "\"seconds\":%.3f",
         (unsigned long long)s->step, (unsigned long long)s->tokens, s->loss, s->smoothed, s->rate,
         s->decay, s->gradient_norm, s->flips, s->tokens_per_second, t->progress.seconds);
+    if (isfinite(s->hidden))
+        bl__buffer_printf(&line, ",\"hidden\":%.6f", s->hidden);
     if (s->lambda < 1)
         bl__buffer_printf(&line, ",\"lambda\":%.6g", s->lambda);
     if (s->validated && isfinite(s->validation))
@@ -380,6 +393,7 @@ static bl_status run_step(bl__trainer *t, bl_error *err) {
                        .tokens = p->step * step_tokens(t),
                        .loss = loss,
                        .smoothed = p->smoothed,
+                       .hidden = t->hidden,
                        .rate = rate,
                        .decay = decay,
                        .gradient_norm = norm,

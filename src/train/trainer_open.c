@@ -8,6 +8,7 @@
 #include "base/checked.h"
 #include "base/error.h"
 #include "bitloom/system.h"
+#include "train/teacher.h"
 
 /* Refuses a recipe that wants another model than the one to start from. Sub-norms and groups
  * may be added. */
@@ -116,6 +117,17 @@ static bl_status make_groups(bl__trainer *t, bl_error *err) {
     return bl__processes_group(t->processes, rank % n, n, size / n, &t->data, err);
 }
 
+static bl_status open_teacher(bl__trainer *t, bl_error *err) {
+    const bl__recipe *r = &t->recipe;
+    if (!r->teacher)
+        return BL_OK;
+    bl_status status = bl__teacher_open(r, &t->tokens, own_rows(t), t->pool, &t->teacher, err);
+    if (!status && (status = bl__network_set_teacher(t->net, t->teacher, (float)r->distill_hard,
+                                                     (float)r->distill_hidden, err)))
+        bl__error_prefix(err, r->teacher);
+    return status;
+}
+
 static bl_status make_network(bl__trainer *t, bl_error *err) {
     bl__network_config config = bl__recipe_network(&t->recipe);
     bl__optimizer_config optimizer = bl__recipe_optimizer(&t->recipe);
@@ -137,6 +149,8 @@ static bl_status make_network(bl__trainer *t, bl_error *err) {
         return bl__fail(err, BL_ERR_LIMIT, "rows x tokens overflow");
     if ((status = bl__pool_create(threads, false, &t->pool, err)) ||
         (status = bl__network_create(&config, own_rows(t), n_tokens(t), t->pool, &t->net, err)))
+        return status;
+    if ((status = open_teacher(t, err)))
         return status;
     t->list = bl__network_params(t->net, &t->n_params);
     if ((status =
@@ -224,8 +238,11 @@ static bl_status make_state(bl__trainer *t, const bl__checkpoint *from, uint64_t
             bl__fail(err, BL_ERR_ARGUMENT, "finds another recipe or other data than process 0");
     else if (!(status = make_network(t, err)) && from)
         status = bl__trainer_load(t, from, err);
-    else if (!status && t->source)
+    else if (!status && t->source) {
         status = bl__source_read(t->source, t->list, t->n_params, err);
+        if (!status && !bl__source_is_onebit(t->source))
+            bl__network_factorize(t->net);
+    }
     bl__source_close(t->source);
     t->source = NULL;
     if ((status = bl__processes_agree(t->processes, status, err)))

@@ -16,6 +16,8 @@ static void fill_sizes(const bl__trainer *t, bl_train_report *r) {
             r->n_quantized += n;
     }
     r->memory_bytes = bl__network_bytes(t->net) + bl__optimizer_bytes(t->optimizer);
+    r->memory_bytes += t->teacher ? bl__network_bytes(t->teacher) : 0;
+    r->teacher = t->teacher_loss;
     r->activation_bytes = bl__network_activation_bytes(t->net);
     r->n_processes = bl__processes_size(t->processes);
     r->process = bl__processes_rank(t->processes);

@@ -30,6 +30,9 @@ struct bl__trainer {
     bl__writer *writer;      /* NULL when no samples are written */
     bl__pool *pool;
     bl__network *net;
+    bl__network *teacher; /* NULL: none */
+    double teacher_loss;  /* on held-out data; NaN without either */
+    double hidden;        /* of the step at hand: the loss between hidden states */
     bl__optimizer *optimizer;
     bl__param *list; /* [n_params] */
     size_t n_params;
@@ -82,6 +85,8 @@ bl_status bl__trainer_load(bl__trainer *trainer, const bl__checkpoint *from, bl_
 double bl__trainer_lambda(const bl__trainer *trainer);
 /* Gives the network the codes of its weights as they are, for the step at hand. */
 void bl__trainer_quantize(bl__trainer *trainer);
+/* The teacher's loss over the same windows as bl__trainer_validate(). */
+bl_status bl__trainer_measure_teacher(bl__trainer *trainer, double *out, bl_error *err);
 /* Held-out windows that are measured. */
 size_t bl__trainer_n_measured(const bl__trainer *trainer);
 /* Targets that count in rows of the batch. */

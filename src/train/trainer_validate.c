@@ -50,10 +50,23 @@ bl_status bl__trainer_validate(bl__trainer *t, double *out, bl_error *err) {
     return measure(t, t->net, own_rows(t), out, err);
 }
 
-/* Values as export.c writes them. */
-static void take_exported(const bl__param *from, bl__param *to, bool rounds) {
-    for (size_t i = 0; i < from->rows * from->cols; i++)
-        to->value[i] = rounds ? bl__bf16_to_f32(bl__f32_to_bf16(from->value[i])) : from->value[i];
+bl_status bl__trainer_measure_teacher(bl__trainer *t, double *out, bl_error *err) {
+    *out = NAN;
+    if (!t->teacher)
+        return BL_OK;
+    bl__network_set_firsts(t->teacher, t->firsts);
+    return measure(t, t->teacher, own_rows(t), out, err);
+}
+
+/* Values as exports have them. */
+static void take_exported(const bl__param *from, bl__param *to, bl__weight_mode weights) {
+    bool rounds = weights != BL_WEIGHTS_FLOAT && !from->linear;
+    for (size_t i = 0; i < from->rows * from->cols; i++) {
+        float value = from->value[i];
+        to->value[i] = !rounds        ? value
+                       : from->vector ? bl__f16_to_f32(bl__f32_to_f16(value))
+                                      : bl__bf16_to_f32(bl__f32_to_bf16(value));
+    }
 }
 
 bl_status bl__trainer_deployed(bl__trainer *t, double *out, bl_error *err) {
@@ -70,7 +83,7 @@ bl_status bl__trainer_deployed(bl__trainer *t, double *out, bl_error *err) {
     }
     bl__param *list = bl__network_params(net, &n);
     for (size_t i = 0; i < n; i++)
-        take_exported(&t->list[i], &list[i], config.weights != BL_WEIGHTS_FLOAT && !list[i].linear);
+        take_exported(&t->list[i], &list[i], config.weights);
     bl__network_set_firsts(net, t->firsts);
     bl__network_quantize(net);
     status = measure(t, net, batch, out, err);

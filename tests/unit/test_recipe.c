@@ -84,6 +84,10 @@ static void models_to_start_from_warm_up_to_quantization(void **state) {
     r = parse("{\"from\": \"a.gguf\", \"steps\": 10000, \"weights\": \"float\", \"rate\": 0.01}");
     assert_true(bl__recipe_schedule(&r).n_lambda == 0 && r.rate == 0.01);
     bl__recipe_free(&r);
+    r = parse("{\"from\": \"a.gguf\", \"steps\": 10000, \"weights\": \"onebit\"}");
+    assert_true(r.weights == BL_WEIGHTS_ONEBIT && r.lambda_steps == 0);
+    assert_true(!r.teacher && r.distill_hidden == 1.0 && r.distill_hard == 0.0);
+    bl__recipe_free(&r);
     r = parse("{\"steps\": 10000}");
     assert_true(r.lambda_steps == 0 && !bl__recipe_network(&r).blends);
     bl__recipe_free(&r);
