@@ -4,6 +4,7 @@
 
 #include "base/clock.h"
 #include "bitloom/system.h"
+#include "server/page.h"
 #include "server/server.h"
 
 /* As OpenAI's, with what is known of a loaded one in "meta". */
@@ -172,11 +173,20 @@ static void get_metrics(void *user, bl__request *request, bl__response *response
     bl__buffer_free(&out);
 }
 
+static void get_document(void *user, bl__request *request, bl__response *response) {
+    (void)user, (void)request;
+    for (size_t i = 0; i < bl__page_n_files; i++)
+        if (strcmp(bl__page_files[i].name, "openapi.json") == 0)
+            bl__respond_fixed(response, "application/json", bl__page_files[i].data,
+                              bl__page_files[i].len);
+}
+
 bl_status bl__api_meta_add(bl_server *server, bl_error *err) {
     static const bl__route routes[] = {
         {"GET", "/health", get_health, BL_ROUTE_QUICK | BL_ROUTE_PUBLIC},
         {"GET", "/v1/models", list_models, BL_ROUTE_QUICK},
         {"GET", "/v1/models/{model+}", get_model, BL_ROUTE_QUICK},
+        {"GET", "/openapi.json", get_document, BL_ROUTE_QUICK | BL_ROUTE_PUBLIC},
         {"GET", "/models", list_models, BL_ROUTE_QUICK | BL_ROUTE_HIDDEN},
         {"GET", "/metrics", get_metrics, BL_ROUTE_QUICK},
     };

@@ -95,7 +95,7 @@ static int end_status(const bl__job_end *end, const char **type, const char **co
     case BL_JOB_TIMED_OUT:
         *code = "timeout";
         *message = "the answer took longer than it may";
-        return 504;
+        return 408;
     case BL_JOB_STOPPED:
         *code = "stopping";
         *message = "the server is stopping";
