@@ -83,7 +83,7 @@ bl_status bl__job_create(const bl__job_params *p, const bl_tokenizer *tokenizer,
     job->ignore_end = p->ignore_end;
     job->show_special = p->show_special;
     job->score_prompt = p->score_prompt;
-    job->pool = p->pool;
+    job->pool = (int)p->pool;
     job->n_biases = p->n_biases;
     job->client = p->client;
     job->sink = p->sink;

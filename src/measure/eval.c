@@ -10,7 +10,8 @@
 #include "measure/figures.h"
 #include "measure/windows.h"
 
-enum { MAX_BATCH = 512, MAX_SLOTS = 64, SHARED = UINT32_MAX };
+enum { MAX_BATCH = 512, MAX_SLOTS = 64 };
+static const uint32_t SHARED = UINT32_MAX;
 static const size_t LOGITS_BYTES = (size_t)64 << 20;     /* that are kept at a time, at most */
 static const uint64_t CACHE_BYTES = (uint64_t)512 << 20; /* of all slots, where one fits in it */
 
