@@ -7,8 +7,6 @@
 
 #include "base/alloc.h"
 
-enum { MAX_EMPTY_RUNS = 256 };
-
 static void fail_memory(bl__net_builder *b) {
     bl__net_fail(b, BL_ERR_MEMORY, "grammar: no memory to check its network");
 }
@@ -118,7 +116,7 @@ static uint32_t need_over(const bl__net *net, const bl__net_edge *edge, const ui
     if (edge->kind != BL_EDGE_CALL || after == NO_WAY)
         return after;
     const bl__net_site *site = &net->sites[edge->site];
-    if (site->min == 0)
+    if (site->may_skip)
         return after;
     if (site->max == 0 || need[site->start] == NO_WAY)
         return NO_WAY;
@@ -179,7 +177,6 @@ fail:
 /* Strongly connected components (Tarjan) over the steps that take no bytes. */
 typedef struct components {
     const bl__net *net;
-    const uint16_t *empty; /* [n_nodes]: NO_WAY where the part cannot end without bytes */
     uint32_t *index, *low; /* [n_nodes]: 0 = not seen */
     uint32_t *component;   /* [n_nodes]: 0 = not known yet */
     uint32_t *stack;       /* [n_nodes]: of nodes whose component is open */
@@ -204,7 +201,7 @@ static uint32_t step_from(const components *c, uint32_t node, uint32_t step, boo
     const bl__net_site *site = &c->net->sites[edge->site];
     if (step % 2)
         return site->max > 0 ? site->start : BL_NET_NONE;
-    return site->min == 0 || c->empty[site->start] != NO_WAY ? site->to : BL_NET_NONE;
+    return site->may_skip ? site->to : BL_NET_NONE;
 }
 
 static void enter_node(components *c, uint32_t node) {
@@ -242,59 +239,62 @@ static void visit_from(components *c, uint32_t start) {
     }
 }
 
-/* Complains of a call that comes back to itself without a byte in between. */
-static void find_left_recursion(bl__net_builder *b, const uint16_t *empty) {
-    const bl__net *net = b->net;
-    uint32_t *memory = bl__calloc(net->n_nodes, 6 * sizeof *memory);
-    if (!memory) {
+/* The name of a rule in a component; NULL when none of its rules has one. */
+static const char *name_in(const bl__net_builder *b, uint32_t component) {
+    for (size_t r = 0; r < b->n_rules; r++)
+        if (b->rules[r].name && b->net->order[b->rules[r].start] == component)
+            return b->rules[r].name;
+    return NULL;
+}
+
+/* Fills order[] and complains of a call that comes back to itself without a byte in between. */
+static void find_order(bl__net_builder *b) {
+    bl__net *net = b->net;
+    size_t n = net->n_nodes;
+    uint32_t *memory = bl__calloc(n, 5 * sizeof *memory);
+    net->order = bl__calloc(n, sizeof *net->order);
+    if (!memory || !net->order) {
+        bl__free(memory);
         fail_memory(b);
         return;
     }
-    size_t n = net->n_nodes;
     components c = {.net = net,
-                    .empty = empty,
                     .index = memory,
                     .low = memory + n,
-                    .component = memory + 2 * n,
-                    .stack = memory + 3 * n,
-                    .path = memory + 4 * n,
-                    .step = memory + 5 * n};
+                    .component = net->order,
+                    .stack = memory + 2 * n,
+                    .path = memory + 3 * n,
+                    .step = memory + 4 * n};
     for (size_t i = 0; i < n; i++)
         if (c.index[i] == 0)
             visit_from(&c, (uint32_t)i);
+    bl__free(memory);
     for (size_t e = 0; e < net->n_edges; e++) {
         const bl__net_edge *edge = &net->edges[e];
-        if (edge->kind != BL_EDGE_CALL)
+        if (edge->kind != BL_EDGE_CALL || net->sites[edge->site].max == 0)
             continue;
-        uint32_t start = net->sites[edge->site].start;
-        if (c.component[edge->from] != c.component[start] || net->sites[edge->site].max == 0)
+        uint32_t component = net->order[edge->from];
+        if (component != net->order[net->sites[edge->site].start])
             continue;
-        const char *name = NULL;
-        for (size_t r = 0; r < b->n_rules && !name; r++)
-            if (c.component[b->rules[r].start] == c.component[start])
-                name = b->rules[r].name;
+        const char *name = name_in(b, component);
         bl__net_fail(b, BL_ERR_UNSUPPORTED,
                      "rule %.64s begins with itself (left recursion); write it as a repetition",
                      name ? name : "without a name");
-        break;
+        return;
     }
-    bl__free(memory);
 }
 
 /* ---- repetitions of what may be empty ---- */
 
-/* Runs without bytes may stand in for those that must come, so none must; and since each of them is
- * another count, there must not be many. */
-static void free_empty_runs(bl__net_builder *b, const uint16_t *empty) {
-    for (size_t i = 0; i < b->net->n_sites && !b->status; i++) {
-        bl__net_site *site = &b->net->sites[i];
-        if (site->max == 1 || empty[site->start] == NO_WAY)
+/* Runs without bytes may stand in for those that must come, so none must. */
+static void find_skips(bl__net *net, const uint16_t *empty) {
+    for (size_t i = 0; i < net->n_sites; i++) {
+        bl__net_site *site = &net->sites[i];
+        if (empty[site->start] == NO_WAY)
             continue;
-        site->min = 0;
-        if (site->max != BL_NET_ANY_COUNT && site->max > MAX_EMPTY_RUNS)
-            bl__net_fail(b, BL_ERR_LIMIT,
-                         "grammar: up to %u repetitions of what may be empty, at most %d allowed",
-                         site->max, MAX_EMPTY_RUNS);
+        site->may_skip = true;
+        if (site->max != 1)
+            site->min = 0;
     }
 }
 
@@ -329,11 +329,11 @@ void bl__net_check(bl__net_builder *b) {
         fail_memory(b);
         goto fail;
     }
-    free_empty_runs(b, empty);
+    find_skips(net, empty);
     if (!find_needs(net, &in, true, net->need))
         fail_memory(b);
     if (!b->status)
-        find_left_recursion(b, empty);
+        find_order(b);
     if (!b->status && net->need[net->start] == NO_WAY)
         bl__net_fail(b, BL_ERR_FORMAT, "grammar: no text of any length matches it");
     find_classes(net);

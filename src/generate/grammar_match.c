@@ -157,6 +157,7 @@ bl_status bl_matcher_mask(bl_matcher *m, const uint64_t **mask, bl_error *err) {
         if (!made)
             return bl__fail(err, BL_ERR_MEMORY, "grammar: no memory for a mask");
         m->states.status = BL_OK;
+        m->states.work = 0;
         if (walk(m, state, made))
             return fail(m, err);
         if (m->states.list[state].may_end)
@@ -192,6 +193,7 @@ bl_status bl_matcher_accept(bl_matcher *m, bl_token token, bl_error *err) {
         if (status)
             return status;
         m->states.status = BL_OK;
+        m->states.work = 0;
         may_come = i < end;
         for (state = m->at; i < end && state != BL_STATE_DEAD; i++)
             state = bl__states_step(&m->states, state, trie->bytes[i]);

@@ -21,6 +21,7 @@ void bl__net_free(bl__net *net) {
     bl__free(net->first);
     bl__free(net->flags);
     bl__free(net->need);
+    bl__free(net->order);
     bl__free(net->sites);
     bl__free(net);
 }
@@ -111,7 +112,7 @@ static void add_call(bl__net_builder *b, uint32_t from, uint32_t to, uint32_t st
                            &b->site_room, BL_NET_MAX_EDGES, "calls"))
         return;
     b->net->sites[b->net->n_sites] =
-        (bl__net_site){.start = start, .to = to, .min = min, .max = max};
+        (bl__net_site){.start = start, .to = to, .min = min, .max = max, .may_skip = min == 0};
     add_edge(
         b, (bl__net_edge){
                .from = from, .to = to, .kind = BL_EDGE_CALL, .site = (uint32_t)b->net->n_sites++});

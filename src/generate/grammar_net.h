@@ -51,6 +51,7 @@ typedef struct bl__net_site {
     uint32_t start; /* node */
     uint32_t to;    /* node where it goes on */
     uint32_t min, max;
+    bool may_skip; /* nothing has to be read for it */
 } bl__net_site;
 
 enum {
@@ -72,8 +73,10 @@ typedef struct bl__net {
     bl__net_edge *edges; /* [n_edges]; once finished sorted by `from`, bytes first */
     uint32_t *first;     /* [n_nodes + 1]: edges first[n] ... first[n + 1] - 1 leave node n */
     uint8_t *flags;      /* [n_nodes]: BL_NODE_ */
-    uint16_t *need; /* [n_nodes]: calls that must at least be open at once, on the way from here
-                       to a final node; above BL_NET_MAX_STACK: there is no way */
+    uint16_t *need;  /* [n_nodes]: calls that must at least be open at once, on the way from here
+                        to a final node; above BL_NET_MAX_STACK: there is no way */
+    uint32_t *order; /* [n_nodes]: larger than that of nodes that are reached without a byte, and
+                        the same where they reach each other */
     bl__net_site *sites; /* [n_sites] */
     uint32_t start;      /* of the root */
     size_t n_classes;    /* bytes that no edge tells apart are one class */
