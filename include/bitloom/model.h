@@ -90,7 +90,9 @@ typedef struct bl_session_params {
     uint32_t n_sequences; /* texts held side by side, at most BL_MAX_SEQUENCES; 0 = 1 */
     const char *kernels;  /* a level of bl_kernel_levels(); NULL = the one in use */
     bl_cache_type cache_type;
-    bl_head head; /* 0 = screened where that pays */
+    bl_head head;        /* 0 = screened where that pays */
+    size_t cache_tokens; /* positions that all sequences together can hold, in whole pages (see
+                            bl_session_cache_pages()); 0 = n_sequences * n_ctx, and at most that */
 } bl_session_params;
 
 enum { BL_MAX_SEQUENCES = 4096 };
@@ -103,8 +105,9 @@ void bl_session_free(bl_session *session);
 
 /* Appends tokens[n_tokens] to the session and computes the logits after the last of them.
  * all_logits: NULL, or float[n_tokens][vocab] that receives the logits after every token.
- * Errors: BL_ERR_ARGUMENT (a token out of range), BL_ERR_CONTEXT_FULL; the session is unchanged
- * then. Source of the forward pass: arXiv 2402.17764 and 2504.12285. */
+ * Errors: BL_ERR_ARGUMENT (a token out of range), BL_ERR_CONTEXT_FULL (n_ctx tokens, or no free
+ * pages in the cache); the session is unchanged then. Source of the forward pass: arXiv 2402.17764
+ * and 2504.12285. */
 bl_status bl_session_eval(bl_session *session, const bl_token *tokens, size_t n_tokens,
                           float *all_logits, bl_error *err);
 
@@ -132,7 +135,9 @@ size_t bl_session_n_ctx(const bl_session *session);  /* tokens that fit */
 void bl_session_truncate(bl_session *session, size_t n_past);
 
 /* Makes room: keeps the first n_keep tokens, drops the n_drop that follow and evaluates the rest
- * anew at their new positions, exactly as a fresh session would. */
+ * anew at their new positions, exactly as a fresh session would. Errors: BL_ERR_ARGUMENT;
+ * BL_ERR_CONTEXT_FULL, when pages that another sequence shares leave too few free ones. The session
+ * is unchanged then. */
 bl_status bl_session_shift(bl_session *session, size_t n_keep, size_t n_drop, bl_error *err);
 
 /* What a session has left out since it was created, of what it would have multiplied: rows of `up`
@@ -158,9 +163,20 @@ bl_memory bl_session_memory(const bl_session *session);
 /* Several texts at once. A session holds n_sequences texts, each with its own positions. The calls
  * above mean sequence 0; those below take any, and weights are read once for a whole batch. What is
  * computed for a sequence is, to the bit, what a session of its own would compute, whatever else is
- * in the batch. Memory of the cache is taken up as positions are first used. */
+ * in the batch. */
 
 size_t bl_session_n_sequences(const bl_session *session);
+
+/* Keys and values lie in pages of page_tokens positions that follow each other. A sequence of n
+ * tokens holds ceil(n / page_tokens) pages; a copy holds those of its original, and whichever of
+ * the two first writes to a page that is not full takes a free one for it. A page that no sequence
+ * holds is free again. Memory of a page is taken up when it is first used. So sequences are cheap,
+ * and texts with a common beginning need room for it once: keep it in a sequence of its own and
+ * copy it. */
+typedef struct bl_cache_pages {
+    size_t page_tokens, n_pages, n_free;
+} bl_cache_pages;
+bl_cache_pages bl_session_cache_pages(const bl_session *session);
 
 /* One token for one sequence. */
 typedef struct bl_batch_item {
@@ -173,7 +189,8 @@ typedef struct bl_batch_item {
  * of any sequences may mix. logits: float[number of items that want them][vocab], in the order of
  * the items; NULL when none does. bl_session_logits() is left as it is. Best is n_items <= n_batch.
  * Errors: BL_ERR_ARGUMENT (a token or sequence out of range, logits missing, no items),
- * BL_ERR_CONTEXT_FULL; the session is unchanged then. */
+ * BL_ERR_CONTEXT_FULL (a sequence of more than n_ctx tokens, or more pages needed than are free);
+ * the session is unchanged then. */
 bl_status bl_session_eval_batch(bl_session *session, const bl_batch_item *items, size_t n_items,
                                 float *logits, bl_error *err);
 
@@ -183,11 +200,13 @@ size_t bl_sequence_n_past(const bl_session *session, uint32_t sequence);
 /* Those tokens, borrowed, valid until the next call; NULL when there is no such sequence. */
 const bl_token *bl_sequence_tokens(const bl_session *session, uint32_t sequence);
 
-/* Forgets the tokens of a sequence from position n_past on; 0 frees it for another text. */
+/* Forgets the tokens of a sequence from position n_past on and lets go of their pages; 0 frees it
+ * for another text. */
 void bl_sequence_truncate(bl_session *session, uint32_t sequence, size_t n_past);
 
 /* Makes `to` hold the first n_tokens tokens of `from` instead of its own, without evaluating them:
- * a prompt that several texts begin with. Error: BL_ERR_ARGUMENT (out of range). */
+ * a prompt that several texts begin with. Their pages are shared, so it takes next to no time and
+ * no room. Error: BL_ERR_ARGUMENT (out of range). */
 bl_status bl_sequence_copy(bl_session *session, uint32_t from, uint32_t to, size_t n_tokens,
                            bl_error *err);
 

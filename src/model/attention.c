@@ -128,9 +128,9 @@ static void store_run(const job *j, const bl__span *span, size_t kv_head, size_t
             a->kernels->rope(q + head * d, half, h->rope_halves, c, s);
         a->kernels->rope(k + i * h->n_kv_heads * d, half, h->rope_halves, c, s);
     }
-    bl__cache_store(span->cache, a->kernels, bl__cache_at(span->cache, j->layer, kv_head, block),
-                    first - block_first, end - first, k, j->v + (k - j->k), h->n_kv_heads * d,
-                    scratch);
+    bl__cache_part part = bl__cache_at(a->cache, span->pages[block], j->layer, kv_head);
+    bl__cache_store(a->cache, a->kernels, part, first - block_first, end - first, k,
+                    j->v + (k - j->k), h->n_kv_heads * d, scratch);
 }
 
 static void store_part(void *context, size_t part, size_t n_parts) {
@@ -150,7 +150,7 @@ static void store_part(void *context, size_t part, size_t n_parts) {
 
 /* scores = q k for the keys of a block, queries from row `first` on. */
 static void score(const tile *t, const bl__cache_part *part, size_t first, size_t n_rows) {
-    const bl__cache *cache = t->span->cache;
+    const bl__cache *cache = t->j->attention->cache;
     const bl__kernels *kernels = t->j->attention->kernels;
     size_t d = cache->h->head_dim, n = BL_CACHE_BLOCK;
     const float *q = t->q + first * d;
@@ -175,7 +175,7 @@ static void score(const tile *t, const bl__cache_part *part, size_t first, size_
 /* Keys from ... end - 1 of a block: rows of `to` (+)= scores times values. */
 static void weigh(const tile *t, const bl__cache_part *part, size_t group, const float *scores,
                   size_t n_rows, size_t from, size_t end, float *to) {
-    const bl__cache *cache = t->span->cache;
+    const bl__cache *cache = t->j->attention->cache;
     const uint8_t *values = part->values + from * cache->value_stride +
                             group * (cache->n_groups ? cache->value_stride / cache->n_groups : 0);
     t->j->attention->kernels->cells_product(
@@ -187,7 +187,7 @@ static void weigh(const tile *t, const bl__cache_part *part, size_t group, const
  * further one a key more: those that all see at once, the rest token by token. */
 static void weigh_values(const tile *t, const bl__cache_part *part, size_t skip, size_t n_keys,
                          float *rows) {
-    const bl__cache *cache = t->span->cache;
+    const bl__cache *cache = t->j->attention->cache;
     const bl__kernels *kernels = t->j->attention->kernels;
     size_t n_tokens = t->n_tokens - skip, group = group_of(cache->h), n = BL_CACHE_BLOCK;
     size_t n_rows = n_tokens * group, stride = cache->width + BL_LANES;
@@ -210,8 +210,8 @@ static void weigh_values(const tile *t, const bl__cache_part *part, size_t skip,
  * theirs on. */
 static void attend_block(const tile *t, size_t block, size_t skip, state to) {
     const job *j = t->j;
-    const bl__cache *cache = t->span->cache;
-    bl__cache_part part = bl__cache_at(cache, j->layer, t->kv_head, block);
+    const bl__cache *cache = j->attention->cache;
+    bl__cache_part part = bl__cache_at(cache, t->span->pages[block], j->layer, t->kv_head);
     size_t group = group_of(cache->h), first = skip * group, n_rows = t->n_tokens * group - first;
     size_t stride = cache->width + BL_LANES;
     size_t n_keys = t->span->n_past + t->first + skip - block * BL_CACHE_BLOCK + 1;
@@ -226,7 +226,7 @@ static void attend_block(const tile *t, size_t block, size_t skip, state to) {
 
 /* Rows from `first` on. */
 static void merge(const tile *t, state to, state from, size_t first, size_t n_rows) {
-    size_t stride = t->span->cache->width + BL_LANES;
+    size_t stride = t->j->attention->cache->width + BL_LANES;
     t->j->attention->kernels->merge_rows(to.max + first, to.rows + first * stride, from.max + first,
                                          from.rows + first * stride, n_rows - first, stride);
 }
@@ -239,7 +239,7 @@ static size_t tokens_before(const tile *t, size_t first) {
 
 /* What the tile gathers from one chunk; t->block is overwritten. */
 static void attend_chunk(const tile *t, size_t chunk, state to) {
-    size_t group = group_of(t->span->cache->h), begin = chunk * CHUNK_BLOCKS;
+    size_t group = group_of(t->j->attention->cache->h), begin = chunk * CHUNK_BLOCKS;
     size_t last = (t->span->n_past + t->first + t->n_tokens - 1) / BL_CACHE_BLOCK;
     for (size_t b = begin; b < begin + CHUNK_BLOCKS && b <= last; b++) {
         size_t skip = tokens_before(t, b * BL_CACHE_BLOCK);

@@ -1,5 +1,5 @@
-/* Owns where the keys and values of a sequence lie and how they are rounded. Must not know what
- * attention does with them. */
+/* Owns where keys and values lie in pages and how they are rounded. Must not know whose pages are
+ * which, or what attention does with them. */
 #include "model/cache.h"
 
 #include <math.h>
@@ -16,22 +16,26 @@ static size_t cells_bytes(bl_cache_type type, size_t n) {
                                   : n / 2;
 }
 
-void bl__cache_layout(bl__cache *cache, const bl__hparams *h, bl_cache_type type, size_t n_ctx,
+static size_t whole_lines(size_t bytes) {
+    return (bytes + 63) / 64 * 64;
+}
+
+void bl__cache_layout(bl__cache *cache, const bl__hparams *h, bl_cache_type type, size_t n_pages,
                       bl__arena *arena) {
-    size_t width = (h->head_dim + BL_CACHE_COLS - 1) / BL_CACHE_COLS * BL_CACHE_COLS, blocks = 0;
-    size_t n_blocks = (n_ctx + BL_CACHE_BLOCK - 1) / BL_CACHE_BLOCK;
-    if (!bl__mul_size((size_t)h->n_layers * h->n_kv_heads, n_blocks, &blocks))
+    size_t width = (h->head_dim + BL_CACHE_COLS - 1) / BL_CACHE_COLS * BL_CACHE_COLS, n_parts = 0;
+    if (!bl__mul_size((size_t)h->n_layers * h->n_kv_heads, n_pages, &n_parts))
         arena->overflowed = true;
-    *cache = (bl__cache){.h = h, .type = type, .n_blocks = n_blocks, .width = width};
+    *cache = (bl__cache){.h = h, .type = type, .n_pages = n_pages, .width = width};
     cache->n_groups = type == BL_CACHE_I8 ? 1 : type == BL_CACHE_I4 ? width / BL_CACHE_COLS : 0;
     cache->group_dim = type == BL_CACHE_I4 ? BL_CACHE_COLS : width;
     cache->key_stride = cells_bytes(type, BL_CACHE_BLOCK);
     cache->value_stride = cells_bytes(type, width);
-    cache->keys = bl__arena_alloc(arena, blocks, h->head_dim * cache->key_stride);
-    cache->values = bl__arena_alloc(arena, blocks, BL_CACHE_BLOCK * cache->value_stride);
     size_t steps = BL_CACHE_BLOCK * cache->n_groups * sizeof(uint16_t);
-    cache->key_steps = bl__arena_alloc(arena, blocks, steps);
-    cache->value_steps = bl__arena_alloc(arena, blocks, steps);
+    cache->values_at = whole_lines(h->head_dim * cache->key_stride);
+    cache->key_steps_at = cache->values_at + whole_lines(BL_CACHE_BLOCK * cache->value_stride);
+    cache->value_steps_at = cache->key_steps_at + steps;
+    cache->part_bytes = cache->value_steps_at + steps;
+    cache->parts = bl__arena_alloc(arena, n_parts, cache->part_bytes);
 }
 
 uint64_t bl__cache_position_bytes(const bl__cache *cache) {
@@ -41,12 +45,20 @@ uint64_t bl__cache_position_bytes(const bl__cache *cache) {
     return (uint64_t)h->n_layers * h->n_kv_heads * (keys + cache->value_stride + steps);
 }
 
-bl__cache_part bl__cache_at(const bl__cache *cache, size_t layer, size_t kv_head, size_t block) {
-    size_t i = (layer * cache->h->n_kv_heads + kv_head) * cache->n_blocks + block;
-    size_t steps = i * cache->n_groups * BL_CACHE_BLOCK;
-    return (bl__cache_part){cache->keys + i * cache->h->head_dim * cache->key_stride,
-                            cache->values + i * BL_CACHE_BLOCK * cache->value_stride,
-                            cache->key_steps + steps, cache->value_steps + steps};
+bl__cache_part bl__cache_at(const bl__cache *cache, size_t page, size_t layer, size_t kv_head) {
+    size_t i = (layer * cache->h->n_kv_heads + kv_head) * cache->n_pages + page;
+    uint8_t *part = cache->parts + i * cache->part_bytes;
+    return (bl__cache_part){part, part + cache->values_at,
+                            (uint16_t *)(void *)(part + cache->key_steps_at),
+                            (uint16_t *)(void *)(part + cache->value_steps_at)};
+}
+
+void bl__cache_copy_page(bl__cache *cache, size_t from, size_t to) {
+    size_t n = (size_t)cache->h->n_layers * cache->h->n_kv_heads;
+    for (size_t i = 0; i < n; i++) {
+        uint8_t *parts = cache->parts + i * cache->n_pages * cache->part_bytes;
+        memcpy(parts + to * cache->part_bytes, parts + from * cache->part_bytes, cache->part_bytes);
+    }
 }
 
 /* to[c][0 ... n - 1] = from[0 ... n - 1][c], rows of `to` BL_CACHE_BLOCK apart. */
@@ -74,20 +86,6 @@ static uint16_t quantize_i4(const float *x, size_t n, uint8_t nibbles[BL_CACHE_C
         nibbles[i] = (uint8_t)(r < 15.0f ? r : 15.0f);
     }
     return step;
-}
-
-void bl__cache_copy(const bl__cache *from, bl__cache *to, size_t n) {
-    size_t blocks = (n + BL_CACHE_BLOCK - 1) / BL_CACHE_BLOCK;
-    size_t steps = blocks * from->n_groups * BL_CACHE_BLOCK * sizeof(uint16_t);
-    for (size_t layer = 0; layer < from->h->n_layers; layer++)
-        for (size_t head = 0; head < from->h->n_kv_heads; head++) {
-            bl__cache_part a = bl__cache_at(from, layer, head, 0);
-            bl__cache_part b = bl__cache_at(to, layer, head, 0);
-            memcpy(b.keys, a.keys, blocks * from->h->head_dim * from->key_stride);
-            memcpy(b.values, a.values, blocks * BL_CACHE_BLOCK * from->value_stride);
-            memcpy(b.key_steps, a.key_steps, steps);
-            memcpy(b.value_steps, a.value_steps, steps);
-        }
 }
 
 /* Where the nibble of column c is in a row of 4-bit cells. */

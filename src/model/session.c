@@ -46,9 +46,14 @@ static void lay_out(bl_session *s, bl__arena *arena) {
     bl__head_layout(&s->head, &s->compute, arena);
     bl__skip_layout(&s->skip, s->model, n, arena);
     bl__attention_layout(&s->attention, s->n_ctx, arena);
+    bl__pages_layout(&s->pages, s->n_pages, arena);
+    size_t n_blocks = bl__cache_blocks(s->n_ctx);
+    s->page_lists = bl__arena_alloc(arena, s->n_sequences, n_blocks * sizeof *s->page_lists);
+    for (size_t i = 0; s->page_lists && i < s->n_sequences; i++)
+        s->sequences[i].held = (bl__page_list){.pages = s->page_lists + i * n_blocks,
+                                               .home = s->n_pages * i / s->n_sequences};
     size_t before = arena->used;
-    for (size_t i = 0; i < s->n_sequences; i++)
-        bl__cache_layout(&s->sequences[i].cache, h, s->cache_type, s->n_ctx, arena);
+    bl__cache_layout(&s->cache, h, s->cache_type, s->n_pages, arena);
     s->cache_bytes = arena->used - before;
     s->memory_bytes = arena->used;
 }
@@ -56,7 +61,7 @@ static void lay_out(bl_session *s, bl__arena *arena) {
 static bl_status allocate(bl_session *s, bl_error *err) {
     bl__arena measure = bl__arena_measuring();
     lay_out(s, &measure);
-    if (measure.overflowed)
+    if (measure.overflowed || s->n_pages > UINT32_MAX)
         return bl__fail(err, BL_ERR_LIMIT, "a session of %zu x %zu tokens is too large to address",
                         s->n_sequences, s->n_ctx);
     bl_status status = bl__memory_check_session(s, err);
@@ -115,12 +120,16 @@ bl_status bl_session_create(const bl_model *model, const bl_session_params *para
     s->kernels = p.kernels ? &s->own_kernels : bl__kernels_get();
     s->cache_type = p.cache_type;
     s->n_ctx = p.n_ctx ? p.n_ctx : bl__min_size(trained, DEFAULT_MAX_CTX);
+    s->n_pages = s->n_sequences * bl__cache_blocks(s->n_ctx); /* more are of no use */
+    if (p.cache_tokens)
+        s->n_pages = bl__min_size(s->n_pages, bl__cache_blocks(p.cache_tokens));
     s->n_batch = bl__min_size(p.n_batch ? p.n_batch : DEFAULT_BATCH, s->n_sequences * s->n_ctx);
     bl_status status =
         bl__pool_create(p.n_threads ? p.n_threads : bl__cpu_physical_cores(), false, &s->pool, err);
     s->compute = (bl__compute){.kernels = s->kernels, .pool = s->pool};
     s->skip = (bl__skip){.compute = &s->compute};
-    s->attention = (bl__attention){.kernels = s->kernels, .pool = s->pool, .h = &model->hparams};
+    s->attention = (bl__attention){
+        .kernels = s->kernels, .pool = s->pool, .h = &model->hparams, .cache = &s->cache};
     s->head = (bl__head){.linear = &model->head, .has = BL_HEAD_ALL};
     if (status || (status = choose_head(s, p.head, err)) || (status = allocate(s, err))) {
         bl_session_free(s);
@@ -272,7 +281,7 @@ bl_skipped bl_session_skipped(const bl_session *s) {
 
 bl__work bl__session_work(const bl_session *s) {
     bl__work work = bl__model_work(s->model);
-    work.position_bytes = bl__cache_position_bytes(&s->sequences[0].cache);
+    work.position_bytes = bl__cache_position_bytes(&s->cache);
     return work;
 }
 

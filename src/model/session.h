@@ -5,13 +5,15 @@
 #include "model/attention.h"
 #include "model/compute.h"
 #include "model/head.h"
+#include "model/pages.h"
 #include "model/skip.h"
 
 /* One of the texts that a session holds. */
 typedef struct bl__sequence {
-    bl__cache cache;
-    size_t n_past;  /* tokens that are evaluated */
-    size_t n_batch; /* scratch of whoever makes up a batch: this sequence's part of it */
+    bl__page_list held; /* pages of its keys and values, as many as n_past tokens need */
+    size_t n_past;      /* tokens that are evaluated */
+    size_t n_batch;     /* scratch of whoever makes up a batch: this sequence's part of it */
+    bool copies;        /* likewise: it will write to a page that others hold */
 } bl__sequence;
 
 struct bl_session {
@@ -24,10 +26,13 @@ struct bl_session {
     bl__skip skip;
     bl__attention attention;
     bl_cache_type cache_type;
-    size_t n_sequences, n_ctx, n_batch;
+    size_t n_sequences, n_ctx, n_batch, n_pages;
     size_t cache_bytes, memory_bytes; /* of the arena: keys and values; everything */
-    bl_token *tokens;                 /* bl_token[n_sequences][n_ctx]: the texts so far */
-    bl__sequence *sequences;          /* bl__sequence[n_sequences] */
+    bl__cache cache;
+    bl__pages pages;         /* of the cache */
+    uint32_t *page_lists;    /* uint32_t[n_sequences][blocks of n_ctx] */
+    bl_token *tokens;        /* bl_token[n_sequences][n_ctx]: the texts so far */
+    bl__sequence *sequences; /* bl__sequence[n_sequences] */
     /* The batch in hand. */
     bl_token *row_tokens; /* bl_token[n_batch] */
     uint32_t *wanted;     /* uint32_t[n_batch]: rows whose logits are wanted, in the order asked */

@@ -14,7 +14,7 @@
 #include "base/random.h"
 #include "model/attention.h"
 
-enum { LAYERS = 2, LAYER = 1 };
+enum { LAYERS = 2, LAYER = 1, MAX_BLOCKS = 32 };
 
 /* A sequence of n tokens: what goes into attention. */
 typedef struct text {
@@ -27,7 +27,8 @@ typedef struct engine {
     bl__arena arena;
     bl__pool *pool;
     bl__attention attention;
-    bl__cache cache[2];
+    bl__cache cache;
+    uint32_t pages[2][MAX_BLOCKS]; /* of two sequences, in no order */
 } engine;
 
 static size_t q_dim(const text *t) {
@@ -73,14 +74,20 @@ static void free_text(text *t) {
 
 static void lay_out(engine *e, const text *t, bl_cache_type type, bl__arena *arena) {
     bl__attention_layout(&e->attention, t->n, arena);
-    bl__cache_layout(&e->cache[0], &t->h, type, t->n, arena);
-    bl__cache_layout(&e->cache[1], &t->h, type, t->n, arena);
+    bl__cache_layout(&e->cache, &t->h, type, 2 * bl__cache_blocks(t->n), arena);
 }
 
 static void start(engine *e, const text *t, bl_cache_type type, uint32_t n_threads) {
     *e = (engine){0};
     assert_int_equal(bl__pool_create(n_threads, false, &e->pool, NULL), BL_OK);
-    e->attention = (bl__attention){.kernels = bl__kernels_get(), .pool = e->pool, .h = &t->h};
+    e->attention = (bl__attention){
+        .kernels = bl__kernels_get(), .pool = e->pool, .h = &t->h, .cache = &e->cache};
+    size_t n_blocks = bl__cache_blocks(t->n);
+    assert_true(n_blocks <= MAX_BLOCKS);
+    for (size_t i = 0; i < n_blocks; i++) {
+        e->pages[0][i] = (uint32_t)(2 * (n_blocks - 1 - i));
+        e->pages[1][i] = (uint32_t)(2 * i + 1);
+    }
     bl__arena measure = bl__arena_measuring();
     lay_out(e, t, type, &measure);
     assert_false(measure.overflowed);
@@ -108,7 +115,7 @@ static void run(engine *e, const text *t, size_t n_past, size_t n, size_t n_othe
     memcpy(q + n_other * qd, t->q + n_past * qd, n * qd * sizeof *q);
     memcpy(k + n_other * kvd, t->k + n_past * kvd, n * kvd * sizeof *k);
     memcpy(v + n_other * kvd, t->v + n_past * kvd, n * kvd * sizeof *v);
-    const bl__span spans[] = {{&e->cache[1], 0, 0, n_other}, {&e->cache[0], n_other, n_past, n}};
+    const bl__span spans[] = {{e->pages[1], 0, 0, n_other}, {e->pages[0], n_other, n_past, n}};
     bl__attention_run(&e->attention, LAYER, n_other ? spans : spans + 1, n_other ? 2 : 1, q, k, v,
                       all);
     memcpy(out, all + n_other * qd, n * qd * sizeof *out);
@@ -208,10 +215,11 @@ static void test_shapes(void **state) {
     check(31, 1, 32, false, 130);
 }
 
-/* The last token's bits are those of a cache that another was copied to, half filled. */
+/* The last token's bits are those of a sequence that shares a page and copies another, half filled.
+ */
 static void test_copy(void **state) {
     (void)state;
-    enum { N = 200, COPIED = 100 };
+    enum { N = 200, COPIED = 100 }; /* one page and a part of another */
     text t = make_text(4, 2, 40, true, N);
     float *a = bl__malloc_array(N * q_dim(&t), sizeof *a), *b = bl__malloc_array(N * q_dim(&t), 4);
     assert_true(a && b);
@@ -219,11 +227,9 @@ static void test_copy(void **state) {
         engine e;
         start(&e, &t, type, 2);
         run(&e, &t, 0, COPIED, 0, a);
-        bl__cache_copy(&e.cache[0], &e.cache[1], COPIED);
+        bl__cache_copy_page(&e.cache, e.pages[0][1], e.pages[1][1]);
         run(&e, &t, COPIED, N - COPIED, 0, a);
-        bl__cache other = e.cache[0];
-        e.cache[0] = e.cache[1];
-        e.cache[1] = other;
+        memcpy(e.pages[0] + 1, e.pages[1] + 1, sizeof e.pages[0] - sizeof e.pages[0][0]);
         run(&e, &t, COPIED, N - COPIED, 0, b);
         assert_memory_equal(a, b, (N - COPIED) * q_dim(&t) * sizeof *a);
         stop(&e);
