@@ -15,10 +15,10 @@ enum { MAX_KEYS = 256, MAX_FILE = 1 << 20 };
 
 typedef struct serve_settings {
     model_settings model;
-    const char *model_dir, *host, *key_file, *tls_cert, *tls_key, *cors, *store;
+    const char *model_dir, *host, *key_file, *tls_cert, *tls_key, *cors, *store, *user;
     int64_t port, parallel, queue, memory, rate, max_body, connections;
     double patience, max_time, grace;
-    bool log_json, quiet, no_store;
+    bool log_json, quiet, no_store, no_sandbox;
 } serve_settings;
 
 #define SERVE(field) offsetof(serve_settings, field)
@@ -49,6 +49,10 @@ static const option SAFETY_OPTIONS[] = {
      "the certificate's private key (PEM)"},
     {0, "cors", NULL, OPTION_TEXT, "ORIGIN", SERVE(cors), 0, 0, NULL,
      "let pages of this origin, such as https://example.org, ask; * = of any"},
+    {0, "user", NULL, OPTION_TEXT, "NAME", SERVE(user), 0, 0, NULL,
+     "become this user once it listens; for a server that root starts"},
+    {0, "no-sandbox", NULL, OPTION_FLAG, NULL, SERVE(no_sandbox), 0, 0, NULL,
+     "keep the right to other files, programs and sockets (Landlock and seccomp are not used)"},
     {0, "rate-limit", NULL, OPTION_INTEGER, "N", SERVE(rate), 0, 1000000, NULL,
      "requests a minute from one address; 0 = no limit (default)"},
     {0, "max-body", NULL, OPTION_INTEGER, "MIB", SERVE(max_body), 1, 1024, NULL,
@@ -162,6 +166,8 @@ static bl_server_params make_params(const serve_settings *s, const secrets *keys
         .max_seconds = s->max_time,
         .store = s->store,
         .no_store = s->no_store,
+        .run_as = s->user,
+        .sandbox = !s->no_sandbox,
         .log_format = s->quiet      ? BL_SERVER_LOG_NONE
                       : s->log_json ? BL_SERVER_LOG_JSON
                                     : BL_SERVER_LOG_TEXT,

@@ -14,12 +14,17 @@ import http.client
 import json
 import os
 import random
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 import urllib.parse
 
+TEXT = re.compile(rb'"text":"[^"]')
+USAGE = re.compile(rb'"completion_tokens":(\d+)')
+PROMPT = re.compile(rb'"prompt_tokens":(\d+)')
 WORDS = ("the of and to a in that it was he his with as had for her at on not be she is but by him have you which were from "
          "this all they or my one their so an me said there when out up who what would no if about been into could").split()
 
@@ -30,29 +35,36 @@ def words(n, seed):
 
 
 class Client:
-    """One connection that streams completions and notes when their tokens came."""
+    """One connection that streams completions and notes when their tokens came. It reads bytes, and parses no more of
+    them than it must: a client that is slower than the server would measure itself."""
 
     def __init__(self, url):
         parts = urllib.parse.urlsplit(url)
-        self.connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=600)
+        self.socket = socket.create_connection((parts.hostname, parts.port), timeout=600)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def stream(self, prompt, n_tokens, seed=1):
-        body = {"prompt": prompt, "max_tokens": n_tokens, "stream": True, "seed": seed, "ignore_eos": True,
-                "temperature": 0.8, "stream_options": {"include_usage": True}, "cache_prompt": True}
+        body = json.dumps({"prompt": prompt, "max_tokens": n_tokens, "stream": True, "seed": seed, "ignore_eos": True,
+                           "temperature": 0.8, "stream_options": {"include_usage": True}, "cache_prompt": True}).encode()
+        head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         started = time.monotonic()
-        self.connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
-        answer = self.connection.getresponse()
-        if answer.status != 200:
-            sys.exit(f"{answer.status}: {answer.read()[:300]}")
-        times, usage = [], {}
-        for line in answer:
-            if not line.startswith(b"data: {"):
-                continue
-            chunk = json.loads(line[6:])
-            usage = chunk.get("usage") or usage
-            if chunk.get("choices") and chunk["choices"][0].get("text"):
-                times.append(time.monotonic())
-        return {"started": started, "times": times, "ended": time.monotonic(), "usage": usage}
+        self.socket.sendall(head.encode() + body)
+        times, data, at = [], b"", 0
+        while not data.endswith(b"\r\n0\r\n\r\n"):
+            part = self.socket.recv(1 << 16)
+            if not part:
+                sys.exit(f"the server hung up: {data[-300:]}")
+            data += part
+            now = time.monotonic()
+            for found in TEXT.finditer(data, at):
+                times.append(now)
+                at = found.end()
+            if at == 0 and data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 200"):
+                sys.exit(data[:400].decode(errors="replace"))
+        usage = USAGE.search(data)
+        return {"started": started, "times": times, "ended": time.monotonic(),
+                "prompt_tokens": int(PROMPT.search(data)[1]) if PROMPT.search(data) else None,
+                "made": int(usage[1]) if usage else len(times)}
 
 
 def share(values, part):
@@ -71,7 +83,7 @@ def load(url, n_clients, n_tokens, n_prompt):
         done = [r for rs in pool.map(one, range(n_clients)) for r in rs]
     seconds = time.monotonic() - started
     first = [r["times"][0] - r["started"] for r in done if r["times"]]
-    made = sum(r["usage"].get("completion_tokens", len(r["times"])) for r in done)
+    made = sum(r["made"] for r in done)
     return {"clients": n_clients, "tokens_per_second": made / seconds, "first_token_p50": share(first, 0.5),
             "first_token_p95": share(first, 0.95)}
 
@@ -95,7 +107,7 @@ def gaps_beside_a_long_prompt(url, n_streams, n_prompt, n_tokens):
                 beside.append(b - a)
     return {"gap_p95_alone": share(alone, 0.95), "gap_p95_beside": share(beside, 0.95),
             "ratio": share(beside, 0.95) / share(alone, 0.95), "gaps_alone": len(alone), "gaps_beside": len(beside),
-            "prompt_seconds": long["times"][0] - long["started"], "prompt_tokens": long["usage"].get("prompt_tokens")}
+            "prompt_seconds": long["times"][0] - long["started"], "prompt_tokens": long["prompt_tokens"]}
 
 
 def shared_prompt(url, n_prompt):
@@ -107,7 +119,7 @@ def shared_prompt(url, n_prompt):
     second = client.stream(system + " Another one, of somebody else.", 1)
     times = [r["times"][0] - r["started"] if r["times"] else float("nan") for r in (first, second)]
     return {"first": times[0], "second": times[1], "share": times[1] / times[0],
-            "prompt_tokens": second["usage"].get("prompt_tokens")}
+            "prompt_tokens": second["prompt_tokens"]}
 
 
 def measure(url, label, options):

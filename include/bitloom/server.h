@@ -56,6 +56,12 @@ typedef struct bl_server_params {
     const char *store;
     bool no_store; /* keep none */
 
+    const char *run_as; /* once it listens, become this user (who starts it is root); or NULL */
+    /* Give up what a server never needs: from bl_server_start() on this thread and those that it
+     * starts reach only the models and the store (Landlock), and the process starts no program and
+     * opens no socket (seccomp); each where the kernel has it. */
+    bool sandbox;
+
     bl_server_log log_format;
     /* Gets a line without newline, any thread, one at a time; NULL = no log. */
     void (*log)(void *user, const char *line);

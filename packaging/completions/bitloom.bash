@@ -62,7 +62,7 @@ _bitloom() {
         chat) options+=" $model $sampling $speculation $constraint --system -sys --template-file -q --quiet" ;;
         serve)
             options+=" $model --host --port --model-dir --memory --parallel -np --queue"
-            options+=" --store --no-store --api-key-file --tls-cert --tls-key --cors --rate-limit"
+            options+=" --store --no-store --api-key-file --tls-cert --tls-key --cors --user --no-sandbox --rate-limit"
             options+=" --max-body --max-connections --patience --max-time --grace --log-json -q --quiet" ;;
         convert)
             options+=" -o --output --type --embed-type --known-answer --i2s-order -t --threads --json"

@@ -15,6 +15,7 @@
 #include "server/limits.h"
 #include "server/page.h"
 #include "server/replies.h"
+#include "server/sandbox.h"
 
 enum { DEFAULT_BODY = 8 << 20, DEFAULT_CONNECTIONS = 2048, MAX_HEADERS = 32 << 10, N_WORKERS = 4 };
 enum { STORE_WAIT_MS = 5000 /* for another process that writes conversations */ };
@@ -180,6 +181,7 @@ static bl_status keep_params(bl_server *server, const bl_server_params *given, b
     p->store = keep(server, given->store, &ok);
     p->tls_certificate = keep(server, given->tls_certificate, &ok);
     p->tls_key = keep(server, given->tls_key, &ok);
+    p->run_as = keep(server, given->run_as, &ok);
     p->cors_origin = keep(server, given->cors_origin, &ok);
     p->session.kernels = keep(server, given->session.kernels, &ok);
     const char **keys = bl__calloc(given->n_api_keys, sizeof *keys);
@@ -238,10 +240,48 @@ bl_status bl__server_add_routes(bl_server *server, bl_error *err) {
     return status;
 }
 
+/* Before any other thread is there. */
+static bl_status confine_files(bl_server *server, bl_error *err) {
+    const bl_server_params *p = &server->params;
+    char *folder = NULL;
+    const char *store = server->store ? bl__store_path(server->store) : NULL;
+    const char *slash = store ? strrchr(store, '/') : NULL;
+    if (store &&
+        !(folder = slash ? bl__strndup(store, (size_t)(slash - store) + 1) : bl__strndup(".", 1)))
+        return bl__fail(err, BL_ERR_MEMORY, "out of memory");
+    const bl__sandbox_path paths[] = {
+        {p->model, false},         {p->model_dir, false},     {folder, true},
+        {"/proc/self", false},     {"/proc/meminfo", false},  {"/proc/cpuinfo", false},
+        {"/sys/devices", false},   {"/sys/fs/cgroup", false}, {"/sys/class/powercap", false},
+        {"/sys/kernel/mm", false},
+    };
+    bl_status status =
+        bl__sandbox_files(paths, sizeof paths / sizeof *paths, &server->has_file_sandbox, err);
+    bl__free(folder);
+    return status;
+}
+
+/* Once it listens. */
+static bl_status confine_process(bl_server *server, const bl__sandbox_user *user, bl_error *err) {
+    char line[128];
+    bool has_call_sandbox = false;
+    bl_status status = server->params.run_as ? bl__sandbox_become(user, err) : BL_OK;
+    if (status == BL_OK && server->params.sandbox)
+        status = bl__sandbox_calls(&has_call_sandbox, err);
+    if (status != BL_OK || !server->params.sandbox)
+        return status;
+    snprintf(line, sizeof line, "confined: files %s, system calls %s",
+             server->has_file_sandbox ? "by Landlock" : "not (no Landlock)",
+             has_call_sandbox ? "by seccomp" : "not (no seccomp)");
+    bl__server_log(server, line);
+    return BL_OK;
+}
+
 bl_status bl_server_start(const bl_server_params *params, bl_server **out, bl_error *err) {
     bl_server *server = bl__calloc(1, sizeof *server);
     if (!server)
         return bl__fail(err, BL_ERR_MEMORY, "out of memory");
+    bl__sandbox_user user = {0};
     pthread_mutex_init(&server->log_mutex, NULL);
     server->started = bl__seconds_now();
     bl_status status = keep_params(server, params, err);
@@ -251,6 +291,10 @@ bl_status bl_server_start(const bl_server_params *params, bl_server **out, bl_er
         status = bl__replies_create(&server->replies, err);
     if (status == BL_OK)
         status = open_store(server, err);
+    if (status == BL_OK && server->params.run_as)
+        status = bl__sandbox_find_user(server->params.run_as, &user, err);
+    if (status == BL_OK && server->params.sandbox)
+        status = confine_files(server, err);
     if (status == BL_OK)
         status = bl__server_add_routes(server, err);
     if (status == BL_OK)
@@ -272,6 +316,8 @@ bl_status bl_server_start(const bl_server_params *params, bl_server **out, bl_er
                                   .user = server};
     if (status == BL_OK)
         status = bl__http_start(&http, &server->http, err);
+    if (status == BL_OK)
+        status = confine_process(server, &user, err);
     if (status != BL_OK) {
         bl_server_stop(server, 0);
         return status;

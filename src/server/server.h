@@ -31,6 +31,7 @@ struct bl_server {
     bl__replies *replies;
     bl__store *store; /* NULL: conversations are not kept */
     bl__counts counts;
+    bool has_file_sandbox;
     atomic_bool stopping;
     double started;
     pthread_mutex_t log_mutex;

@@ -76,6 +76,15 @@ expect 413 'body_too_large' "$chat" -d @<(head -c 9000000 /dev/zero | tr '\0' ' 
 expect 200 '"tokens"' "$url/tokenize" -d '{"content": "Hello there"}'
 expect 200 'Hello there' "$url/detokenize" -d "$(cat "$work/answer")"
 
+# The examples of the README, at this address.
+n_examples=0
+while read -r example; do
+    n_examples=$((n_examples + 1))
+    bash -c "${example//http:\/\/127.0.0.1:8080/$url} -sS --fail" >"$work/answer" || fail "README: $example"
+    grep -q -e '"content"' -e '"text"' -e '"embedding"' "$work/answer" || fail "README: $example: $(cat "$work/answer")"
+done < <(grep '^curl http://127.0.0.1:8080' "$root/README.md")
+((n_examples >= 3)) || fail "README: only $n_examples examples"
+
 # The other endpoints.
 expect 200 '"text_completion"' "$url/v1/completions" -d '{"prompt": "The old", "max_tokens": 4, "seed": 1}'
 expect 200 '"token_logprobs":[null,' "$url/v1/completions" \
@@ -123,5 +132,19 @@ expect 429 'queue_full' -H "$key" "$url/v1/chat/completions" -d "$request}"
 stop
 wait
 grep -q '"status":429' "$work/log" || fail "no JSON log: $(tail -n 2 "$work/log")"
+
+# A folder of models, of which one fits; the process gives up what it does not need.
+mkdir "$work/models"
+ln -s "$model" "$work/models/first.gguf"
+cp "$model" "$work/models/second.gguf"
+: >"$work/models/broken.gguf"
+start --model-dir "$work/models" -m "$model" --memory 1
+for name in first second first; do
+    expect 200 "\"model\":\"$name\"" "$url/v1/completions" -d "{\"model\": \"$name\", \"prompt\": \"The old\", \"max_tokens\": 4, \"seed\": 1}"
+done
+expect 500 'model_failed' "$url/v1/completions" -d '{"model": "broken", "prompt": "x"}'
+expect 404 'model_not_found' "$url/v1/completions" -d '{"model": "../second", "prompt": "x"}'
+grep -q '^confined' "$work/log" || fail "not confined: $(cat "$work/log")"
+stop
 
 ((failures == 0)) && echo "served, refused, cut and stopped"
