@@ -15,6 +15,8 @@
 
 struct bl__models {
     bl_server_params params; /* strings borrowed from the server */
+    void (*log)(void *user, const char *line);
+    void *user;
     pthread_t loader;
     bool has_loader;
     pthread_mutex_t tries;   /* held while one is made */
@@ -207,6 +209,8 @@ static void load_one(bl__models *m, bl__served *s) {
         s->error = err;
         pthread_cond_broadcast(&m->changed);
         pthread_mutex_unlock(&m->mutex);
+        if (status != BL_OK)
+            m->log(m->user, err.message);
     }
     pthread_mutex_unlock(&m->loading);
 }
@@ -219,11 +223,15 @@ static void *load_default(void *user) {
 
 /* ---- from outside ---- */
 
-bl_status bl__models_create(const bl_server_params *params, bl__models **out, bl_error *err) {
+bl_status bl__models_create(const bl_server_params *params,
+                            void (*log)(void *user, const char *line), void *user, bl__models **out,
+                            bl_error *err) {
     bl__models *m = bl__calloc(1, sizeof *m);
     if (!m)
         return bl__fail(err, BL_ERR_MEMORY, "out of memory");
     m->params = *params;
+    m->log = log;
+    m->user = user;
     pthread_mutex_init(&m->tries, NULL);
     pthread_mutex_init(&m->loading, NULL);
     pthread_mutex_init(&m->mutex, NULL);

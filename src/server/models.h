@@ -45,8 +45,11 @@ typedef struct bl__served {
 
 typedef struct bl__models bl__models;
 
-/* Lists models; begins to load params->model. */
-bl_status bl__models_create(const bl_server_params *params, bl__models **out, bl_error *err);
+/* Lists models; begins to load params->model. log gets lines, from any thread; its user is given.
+ */
+bl_status bl__models_create(const bl_server_params *params,
+                            void (*log)(void *user, const char *line), void *user, bl__models **out,
+                            bl_error *err);
 void bl__models_free(bl__models *models); /* NULL is accepted; nobody uses one any more */
 bl_status bl__models_wait(bl__models *models, bl_error *err);
 

@@ -59,6 +59,10 @@ void bl__server_log(bl_server *server, const char *line) {
     pthread_mutex_unlock(&server->log_mutex);
 }
 
+static void log_line(void *user, const char *line) {
+    bl__server_log(user, line);
+}
+
 /* ---- what every request meets ---- */
 
 static bool admit(void *user, const bl__request *request, const bl__match *match,
@@ -298,7 +302,7 @@ bl_status bl_server_start(const bl_server_params *params, bl_server **out, bl_er
     if (status == BL_OK)
         status = bl__server_add_routes(server, err);
     if (status == BL_OK)
-        status = bl__models_create(&server->params, &server->models, err);
+        status = bl__models_create(&server->params, log_line, server, &server->models, err);
     const bl_server_params *p = &server->params;
     const bl__http_params http = {.host = p->host,
                                   .port = p->port,

@@ -144,6 +144,7 @@ for name in first second first; do
 done
 expect 500 'model_failed' "$url/v1/completions" -d '{"model": "broken", "prompt": "x"}'
 expect 404 'model_not_found' "$url/v1/completions" -d '{"model": "../second", "prompt": "x"}'
+grep -q 'broken.gguf' "$work/log" || fail "the log does not say why: $(cat "$work/log")"
 grep -q '^confined' "$work/log" || fail "not confined: $(cat "$work/log")"
 stop
 
