@@ -5,6 +5,7 @@
 #include "bitloom/bench.h"
 #include "bitloom/chat.h"
 #include "bitloom/compare.h"
+#include "bitloom/compress.h"
 #include "bitloom/convert.h"
 #include "bitloom/cost.h"
 #include "bitloom/data.h"
