@@ -2,7 +2,7 @@
 
 _bitloom() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD-1]} cmd=${COMP_WORDS[1]}
-    local commands="run chat serve convert inspect verify tokenize data tokenizer train plot bench perplexity compare eval dummy info help"
+    local commands="run chat serve convert compress inspect verify tokenize data tokenizer train plot bench perplexity compare eval dummy info help"
     local model="-m --model -t --threads -c --ctx-size -b --batch-size --numa --cache-type --head
         --sparsity"
     local sampling="-n --n-predict --predict -s --seed --temp -temp --top-k --top-p --min-p
@@ -17,6 +17,7 @@ _bitloom() {
     local kinds="llama3 gpt2 sentencepiece"
     local embed_types="f32 f16 bf16 q8_0"
     local presets="tiny-1m small-3m 5m 15m 25m 125m 350m 700m 760m 1.3b 2.7b 3b 3.9b"
+    local methods="rtn gptq1 pb-llm billm arb arb-rc haar sign-h arb-h ternary"
     local options="-h --help" IFS=$' \t\n'
     COMPREPLY=()
 
@@ -28,6 +29,9 @@ _bitloom() {
         help:*) mapfile -t COMPREPLY < <(compgen -W "$commands" -- "$cur"); return ;;
         dummy:--type) mapfile -t COMPREPLY < <(compgen -W "$dummy_types" -- "$cur"); return ;;
         dummy:--shape) mapfile -t COMPREPLY < <(compgen -W "$shapes" -- "$cur"); return ;;
+        compress:-m | compress:--method)
+            mapfile -t COMPREPLY < <(compgen -W "$methods" -- "$cur"); return ;;
+        *:--dense) mapfile -t COMPREPLY < <(compgen -W "f16 f32" -- "$cur"); return ;;
         *:--type) mapfile -t COMPREPLY < <(compgen -W "$types" -- "$cur"); return ;;
         train:--preset) mapfile -t COMPREPLY < <(compgen -W "$presets" -- "$cur"); return ;;
         train:--recipe) mapfile -t COMPREPLY < <(compgen -W "b1.58 bitnet" -- "$cur"); return ;;
@@ -52,7 +56,7 @@ _bitloom() {
         *:-m | *:--model | *:-f | *:--file | *:-o | *:--output | *:--template-file | \
             *:--grammar | *:--grammar-file | *:--json-schema | *:--json-schema-file | \
             *:--api-key-file | *:--tls-cert | *:--tls-key | \
-            *:--valid-file | *:--out | *:--data | *:--tokenizer | *:--export)
+            *:--valid-file | *:--calibration | *:--test | *:--report | *:--state | *:--out | *:--data | *:--tokenizer | *:--export)
             mapfile -t COMPREPLY < <(compgen -f -- "$cur"); return ;;
     esac
     case $cmd in
@@ -67,6 +71,10 @@ _bitloom() {
         convert)
             options+=" -o --output --type --embed-type --known-answer --i2s-order -t --threads --json"
             options+=" -q --quiet" ;;
+        compress)
+            options+=" -o --output -m --method --calibration --samples --length -s --seed --damping"
+            options+=" --released --dense --state --keep-state --report --test -c --ctx-size --windows"
+            options+=" --chunks -t --threads --json -q --quiet" ;;
         inspect) options+=" --json --tensors" ;;
         verify) options+=" -t --threads --json -q --quiet" ;;
         tokenize) options+=" -m --model --ids --json --decode --no-bos --no-special" ;;
@@ -102,7 +110,7 @@ _bitloom() {
     esac
     if [[ $cur == -* ]]; then
         mapfile -t COMPREPLY < <(compgen -W "$options" -- "$cur")
-    elif [[ $cmd =~ ^(convert|inspect|verify|data|tokenizer|train|plot|compare)$ ]]; then
+    elif [[ $cmd =~ ^(convert|compress|inspect|verify|data|tokenizer|train|plot|compare)$ ]]; then
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
     fi
 }
