@@ -16,7 +16,7 @@ enum { MAX_KEYS = 256, MAX_FILE = 1 << 20 };
 typedef struct serve_settings {
     model_settings model;
     const char *model_dir, *host, *key_file, *tls_cert, *tls_key, *cors, *store, *user;
-    int64_t port, parallel, queue, memory, rate, max_body, connections;
+    int64_t port, parallel, queue, cache_tokens, memory, rate, max_body, connections;
     double patience, max_time, grace;
     bool log_json, quiet, no_store, no_sandbox;
 } serve_settings;
@@ -34,6 +34,9 @@ static const option SERVER_OPTIONS[] = {
      "with --model-dir: hold models and caches of so much together; 0 = no limit (default)"},
     {0, "parallel", "-np", OPTION_INTEGER, "N", SERVE(parallel), 1, 1024, NULL,
      "answers written at the same time (default 8)"},
+    {0, "cache-tokens", NULL, OPTION_INTEGER, "N", SERVE(cache_tokens), 0, 1 << 30, NULL,
+     "tokens that the cache of a model holds, of answers under way and of prompts kept for others; "
+     "0 = --parallel times the context (default)"},
     {0, "queue", NULL, OPTION_INTEGER, "N", SERVE(queue), 1, 1 << 20, NULL,
      "requests that wait for that; the next one gets status 429 (default 64)"},
     {0, "store", NULL, OPTION_TEXT, "FILE", SERVE(store), 0, 0, NULL,
@@ -151,6 +154,7 @@ static bl_server_params make_params(const serve_settings *s, const secrets *keys
         .session = {.n_ctx = (uint32_t)s->model.ctx,
                     .n_batch = (uint32_t)s->model.batch,
                     .n_threads = (uint32_t)s->model.threads,
+                    .cache_tokens = (size_t)s->cache_tokens,
                     .cache_type = cache_type_of(s->model.cache_type),
                     .head = head_of(s->model.head)},
         .sparsity = parse_sparsity(s->model.sparsity),

@@ -65,7 +65,7 @@ _bitloom() {
             options+=" --no-bos --json -v --verbose -q --quiet" ;;
         chat) options+=" $model $sampling $speculation $constraint --system -sys --template-file -q --quiet" ;;
         serve)
-            options+=" $model --host --port --model-dir --memory --parallel -np --queue"
+            options+=" $model --host --port --model-dir --memory --parallel -np --queue --cache-tokens"
             options+=" --store --no-store --api-key-file --tls-cert --tls-key --cors --user --no-sandbox --rate-limit"
             options+=" --max-body --max-connections --patience --max-time --grace --log-json -q --quiet" ;;
         convert)

@@ -72,6 +72,7 @@ complete -c bitloom -n '__fish_seen_subcommand_from serve' -l port -x -d 'port, 
 complete -c bitloom -n '__fish_seen_subcommand_from serve' -l model-dir -r -F -d 'serve the models of a folder'
 complete -c bitloom -n '__fish_seen_subcommand_from serve' -l memory -x -d 'MiB for models and caches'
 complete -c bitloom -n '__fish_seen_subcommand_from serve' -l parallel -o np -x -d 'answers at the same time'
+complete -c bitloom -n '__fish_seen_subcommand_from serve' -l cache-tokens -x -d 'tokens in the cache'
 complete -c bitloom -n '__fish_seen_subcommand_from serve' -l queue -x -d 'requests that wait'
 complete -c bitloom -n '__fish_seen_subcommand_from serve' -l api-key-file -r -F -d 'keys, one a line'
 complete -c bitloom -n '__fish_seen_subcommand_from serve' -l tls-cert -r -F -d 'certificate'

@@ -119,6 +119,7 @@ struct bl__job {
     bl__logprob top[BL_MAX_TOP_LOGPROBS + 1];
     /* Used by the scheduler. */
     uint32_t sequence;
+    size_t n_pages; /* of the cache that it may come to need */
     size_t n_done;  /* tokens of the prompt that are in the sequence */
     size_t n_share; /* of them in the step at hand */
     size_t row;     /* of the step's logits; SIZE_MAX: none */

@@ -79,9 +79,14 @@ void bl__prefixes_leave(bl__prefixes *p, bl__job *job) {
     p->places[job->sequence] = (bl__place){NULL, ++p->n_uses};
 }
 
-size_t bl__prefixes_held(const bl__prefixes *p) {
-    size_t n = 0;
+bool bl__prefixes_evict(bl__prefixes *p) {
+    uint32_t oldest = UINT32_MAX;
     for (uint32_t i = 0; i < p->n; i++)
-        n += bl_sequence_n_past(p->session, i);
-    return n;
+        if (!p->places[i].job && bl_sequence_n_past(p->session, i) > 0 &&
+            (oldest == UINT32_MAX || p->places[i].last_use < p->places[oldest].last_use))
+            oldest = i;
+    if (oldest == UINT32_MAX)
+        return false;
+    bl_sequence_truncate(p->session, oldest, 0);
+    return true;
 }

@@ -25,7 +25,7 @@ typedef struct bl__prefixes {
 bool bl__prefixes_place(bl__prefixes *prefixes, bl__job *job);
 /* The job is over; its sequence is kept for others. */
 void bl__prefixes_leave(bl__prefixes *prefixes, bl__job *job);
-/* Tokens that all sequences hold. */
-size_t bl__prefixes_held(const bl__prefixes *prefixes);
+/* Empties the kept sequence that was used longest ago; false when there is none. */
+bool bl__prefixes_evict(bl__prefixes *prefixes);
 
 #endif

@@ -13,8 +13,10 @@
 
 enum {
     DEFAULT_PARALLEL = 8,
+    DEFAULT_KEPT = 32,
     DEFAULT_QUEUED = 64,
     DEFAULT_BATCH = 256,
+    DEFAULT_CTX = 4096,
     MAX_SCORED = 16,  /* prompt tokens of a step whose logits are wanted */
     FIRST_SHARE = 16, /* prompt tokens of a step as long as their cost is not known */
     MAX_EMBEDDED = 64 /* prompt tokens embedded between two steps */
@@ -38,6 +40,7 @@ struct bl__scheduler {
     bl__prefixes prefixes;
     bl__job **active; /* [n_parallel], n_active of them, in the order in which they joined */
     size_t n_active;
+    size_t n_reserved;    /* pages of the cache that the active ones may come to need */
     bl_batch_item *items; /* [n_batch + n_parallel] */
     size_t n_items;
     float *logits;         /* float[n_parallel + MAX_SCORED][vocab] */
@@ -94,6 +97,7 @@ static void leave(bl__scheduler *s, size_t i) {
     bl__prefixes_leave(&s->prefixes, job);
     memmove(s->active + i, s->active + i + 1, (s->n_active - i - 1) * sizeof *s->active);
     s->n_active--;
+    s->n_reserved -= job->n_pages;
     end_job(s, job);
 }
 
@@ -130,6 +134,30 @@ static size_t n_active_of(const bl__scheduler *s, uint64_t client) {
     return n;
 }
 
+/* Pages of the cache that a job needs at most. What it shares with others it counts, too, so that
+ * an active job always finds the pages it needs once nobody else keeps any. */
+static size_t pages_for(const bl__scheduler *s, const bl__job *job) {
+    bl_cache_pages pages = bl_session_cache_pages(s->session);
+    size_t n = bl_session_n_ctx(s->session);
+    if (job->only_prompt || job->pool)
+        n = job->n_prompt;
+    else if (job->max_tokens > 0 && job->max_tokens < n - job->n_prompt)
+        n = job->n_prompt + job->max_tokens;
+    n = (n + pages.page_tokens - 1) / pages.page_tokens;
+    return bl__min_size(n, pages.n_pages);
+}
+
+/* Whether a job can join now; gives it its place. */
+static bool can_join(bl__scheduler *s, bl__job *job) {
+    size_t n_pages = pages_for(s, job);
+    if (n_pages > bl_session_cache_pages(s->session).n_pages - s->n_reserved ||
+        !bl__prefixes_place(&s->prefixes, job))
+        return false;
+    job->n_pages = n_pages;
+    s->n_reserved += n_pages;
+    return true;
+}
+
 /* Lets jobs join: always one of the client that has the fewest texts under way, of these the one
  * that has waited longest and whose prompt nobody is about to compute. Mutex held. */
 static void admit(bl__scheduler *s, double now) {
@@ -139,7 +167,7 @@ static void admit(bl__scheduler *s, double now) {
         for (size_t limit = 0; limit <= s->n_active && !best; limit++)
             for (bl__job **at = &s->queue; *at && !best; at = &(*at)->next) {
                 fewest = n_active_of(s, (*at)->client);
-                if (fewest == limit && bl__prefixes_place(&s->prefixes, *at))
+                if (fewest == limit && can_join(s, *at))
                     best = at;
             }
         if (!best)
@@ -306,8 +334,12 @@ static void embed_some(bl__scheduler *s) {
         return;
     bl__job *job = s->active[i];
     size_t n = bl__min_size(MAX_EMBEDDED, job->n_prompt - job->n_done);
-    if (bl_sequence_embed(s->session, job->sequence, job->prompt + job->n_done, n, s->states,
-                          &job->end.error) != BL_OK) {
+    bl_status status;
+    do {
+        status = bl_sequence_embed(s->session, job->sequence, job->prompt + job->n_done, n,
+                                   s->states, &job->end.error);
+    } while (status == BL_ERR_CONTEXT_FULL && bl__prefixes_evict(&s->prefixes));
+    if (status != BL_OK) {
         job->end.outcome = BL_JOB_FAILED;
         leave(s, i);
         return;
@@ -350,7 +382,10 @@ static void step(bl__scheduler *s) {
     if (s->read_joules && s->last_step <= 0)
         s->read_joules(s->read_joules_user, &s->joules);
     double start = bl__seconds_now();
-    bl_status status = bl_session_eval_batch(s->session, s->items, s->n_items, s->logits, &err);
+    bl_status status;
+    do { /* what is kept goes when the room is needed */
+        status = bl_session_eval_batch(s->session, s->items, s->n_items, s->logits, &err);
+    } while (status == BL_ERR_CONTEXT_FULL && bl__prefixes_evict(&s->prefixes));
     double end = bl__seconds_now();
     if (status != BL_OK) {
         fail_all(s, &err);
@@ -362,7 +397,9 @@ static void step(bl__scheduler *s) {
     s->figures.n_steps++;
     s->figures.n_rows += s->n_items;
     s->figures.busy_seconds += end - start;
-    s->figures.n_held = bl__prefixes_held(&s->prefixes);
+    bl_cache_pages pages = bl_session_cache_pages(s->session);
+    s->figures.n_held = (pages.n_pages - pages.n_free) * pages.page_tokens;
+    s->figures.n_room = pages.n_pages * pages.page_tokens;
     pthread_mutex_unlock(&s->mutex);
     take_step(s, start, end);
     s->last_step = end;
@@ -431,7 +468,7 @@ bl_status bl__scheduler_create(const bl_model *model, const bl_tokenizer *tokeni
                                const bl__scheduler_params *params, bl__scheduler **out,
                                bl_error *err) {
     uint32_t n_parallel = params->n_parallel ? params->n_parallel : DEFAULT_PARALLEL;
-    uint32_t n_kept = params->n_kept ? params->n_kept : n_parallel;
+    uint32_t n_kept = params->n_kept ? params->n_kept : DEFAULT_KEPT;
     bl_session_params session = params->session;
     if (n_parallel > BL_MAX_SEQUENCES || n_kept > BL_MAX_SEQUENCES - n_parallel)
         return bl__fail(err, BL_ERR_ARGUMENT, "%u texts and %u more kept, expected at most %d",
@@ -453,6 +490,12 @@ bl_status bl__scheduler_create(const bl_model *model, const bl_tokenizer *tokeni
     s->n_batch = session.n_batch ? session.n_batch : DEFAULT_BATCH;
     s->prefixes.n = session.n_sequences = n_parallel + n_kept;
     session.n_batch = (uint32_t)(s->n_batch + n_parallel);
+    if (!session.n_ctx)
+        session.n_ctx = info->context_length < DEFAULT_CTX ? info->context_length : DEFAULT_CTX;
+    if (session.cache_tokens == 0)
+        session.cache_tokens = (size_t)n_parallel * session.n_ctx;
+    else if (session.cache_tokens < session.n_ctx)
+        session.cache_tokens = session.n_ctx;
     bl_status status = allocate(s, err);
     if (status == BL_OK)
         status = bl_session_create(model, &session, &s->session, err);

@@ -17,11 +17,12 @@ typedef struct bl__scheduler bl__scheduler;
 
 typedef struct bl__scheduler_params {
     uint32_t n_parallel;       /* texts written at the same time; 0 = 8 */
-    uint32_t n_kept;           /* further sequences kept for their beginnings; 0 = n_parallel */
+    uint32_t n_kept;           /* further sequences kept for their beginnings; 0 = 32 */
     uint32_t max_queued;       /* jobs that wait; beyond it submitting fails; 0 = 64 */
     double max_gap;            /* a step with prompts takes at most so many times as long as one
                                   without; 0 = 2.2 */
-    bl_session_params session; /* n_sequences is set from the above */
+    bl_session_params session; /* n_sequences is set from the above; cache_tokens 0 = n_parallel
+                                  texts of n_ctx, and at least one in any case */
     /* The energy taken so far, such as bl_energy_meter_read(); called on the scheduler's thread,
      * around each step, whose energy its tokens share equally. NULL: not measured. */
     bool (*read_joules)(void *user, double *joules);
@@ -42,7 +43,7 @@ typedef struct bl__scheduler_figures {
     uint64_t n_steps, n_rows;                 /* evaluations, and tokens in them */
     double busy_seconds;
     size_t n_queued, n_active; /* now */
-    size_t n_held;             /* tokens in the cache now */
+    size_t n_held, n_room;     /* tokens in the cache now, in whole pages, and at most */
     bl__histogram first_token; /* seconds from submitting to the first token */
     bl__histogram between_tokens;
 } bl__scheduler_figures;

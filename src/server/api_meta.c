@@ -117,6 +117,7 @@ static bl__scheduler_figures add_up(bl_server *server, size_t *n_loaded) {
         sum.n_queued += f.n_queued;
         sum.n_active += f.n_active;
         sum.n_held += f.n_held;
+        sum.n_room += f.n_room;
         add_histogram(&sum.first_token, &f.first_token);
         add_histogram(&sum.between_tokens, &f.between_tokens);
     }
@@ -152,7 +153,8 @@ static void put_metrics(bl_server *server, bl__buffer *out) {
     one(out, "steps_total", "counter", "Evaluations of a batch.", (double)f.n_steps);
     one(out, "step_tokens_total", "counter", "Tokens in those batches.", (double)f.n_rows);
     one(out, "step_seconds_total", "counter", "Time spent evaluating.", f.busy_seconds);
-    one(out, "cache_tokens", "gauge", "Tokens in the cache.", (double)f.n_held);
+    one(out, "cache_tokens", "gauge", "Tokens in the cache, in whole pages.", (double)f.n_held);
+    one(out, "cache_tokens_max", "gauge", "Tokens that the cache can hold.", (double)f.n_room);
     one(out, "models_loaded", "gauge", "Models in memory.", (double)n_loaded);
     one(out, "uptime_seconds", "gauge", "Time since the start.",
         bl__seconds_now() - server->started);

@@ -153,6 +153,40 @@ static void test_same_alone_and_together(void **state) {
     bl__scheduler_free(s);
 }
 
+/* With room for one text of the whole context jobs wait for each other, and get the same texts. */
+static void test_little_room(void **state) {
+    (void)state;
+    static heard roomy[N_JOBS], tight[N_JOBS];
+    static bl_token prompt[N_CTX];
+    for (int round = 0; round < 2; round++) {
+        bl__scheduler *s = NULL;
+        const bl__scheduler_params params = {
+            .n_parallel = 6,
+            .n_kept = 6,
+            .session = {.n_ctx = N_CTX, .n_threads = 1, .cache_tokens = round ? 1 : 0}};
+        assert_int_equal(bl__scheduler_create(model, tokenizer, &params, &s, NULL), BL_OK);
+        heard *all = round ? tight : roomy;
+        for (size_t i = 0; i < N_JOBS; i++) {
+            heard_init(&all[i]);
+            bl__job_params p = make_job(i, prompt, &all[i]);
+            if (i % 6 == 0)
+                p.max_tokens = 0; /* until the context is full */
+            submit(s, &p, NULL);
+        }
+        for (size_t i = 0; i < N_JOBS; i++)
+            wait_for(&all[i]);
+        bl__scheduler_figures figures;
+        bl__scheduler_get_figures(s, &figures);
+        assert_int_equal(figures.n_finished, N_JOBS);
+        assert_true(figures.n_held <= figures.n_room);
+        bl__scheduler_free(s);
+    }
+    for (size_t i = 0; i < N_JOBS; i++) {
+        assert_int_equal(tight[i].n, roomy[i].n);
+        assert_memory_equal(tight[i].tokens, roomy[i].tokens, roomy[i].n * sizeof(bl_token));
+    }
+}
+
 static void test_shared_prompts(void **state) {
     (void)state;
     static bl_token prompt[N_CTX];
@@ -440,6 +474,7 @@ static void test_energy_is_shared(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_same_alone_and_together),
+        cmocka_unit_test(test_little_room),
         cmocka_unit_test(test_shared_prompts),
         cmocka_unit_test(test_cancel_and_deadline),
         cmocka_unit_test(test_full_queue_and_stop),
