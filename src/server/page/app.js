@@ -15,6 +15,8 @@ const byId = (id) => document.getElementById(id);
 const scroller = byId("scroll");
 const field = byId("text");
 
+const onGlass = matchMedia("(hover: none) and (pointer: coarse)"); /* there Enter begins a line */
+
 const PAINT_EVERY = 60; /* milliseconds between two looks of a growing answer */
 const RETRY_AFTER = 2000; /* while the server loads its model */
 const MAX_TITLE = 60;
@@ -66,7 +68,8 @@ function showProblem(text, label, act) {
 
 function sentence(error) {
   const text = error.message ?? String(error);
-  return text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+  const first = /^[a-z]+[ ,:]/.test(text) ? text[0].toUpperCase() : text[0]; /* not a file's name */
+  return first + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
 }
 
 function showFailure(error, again) {
@@ -136,7 +139,7 @@ async function create(conversation, done) {
   return mark;
 }
 
-async function write(conversation, options) {
+async function write(conversation) {
   const done = conversation.messages.filter((message) => !message.pending);
   const { id, revision, saved, kept, isGone } = conversation;
   if (isGone || done.length === 0 || (id && saved === done.length && kept === saved)) return;
@@ -145,7 +148,7 @@ async function write(conversation, options) {
   let mark;
   try {
     mark = id
-      ? await store.write(id, revision, saved, stored.slice(saved), options)
+      ? await store.write(id, revision, saved, stored.slice(saved))
       : await create(conversation, stored);
   } catch (error) {
     /* Changed or deleted elsewhere: both versions are kept. */
@@ -188,7 +191,7 @@ function titleOf(text) {
 function requestOf(conversation) {
   const { system, ...numbers } = conversation.settings;
   const said = conversation.messages
-    .filter((message) => !message.pending)
+    .filter((message) => !message.pending || message.content)
     .map(({ role, content }) => ({ role, content }));
   const first = system ? [{ role: "system", content: system }] : [];
   const request = { messages: first.concat(said), ...numbers };
@@ -203,7 +206,7 @@ function detailsOf(end, answer) {
   const tokens = end?.usage?.completion_tokens ?? answer.pieces;
   const measured = answer.first && seconds > 1 ? (tokens - 1) / seconds : 0;
   const rate = end?.timings?.predicted_per_second ?? measured;
-  const details = { tokens };
+  const details = { tokens: tokens + answer.before };
   if (rate > 0) details.tokens_per_second = Math.round(rate * 100) / 100;
   const joules = typeof end?.energy === "number" ? end.energy : end?.energy?.joules;
   if (joules > 0) details.joules = Math.round(joules * 100) / 100;
@@ -217,10 +220,16 @@ function paint(conversation, message) {
   follow();
 }
 
-async function answer(conversation) {
-  const message = { role: "assistant", content: "", details: {}, pending: true };
-  const writing = { controller: new AbortController(), message, first: 0, pieces: 0, timer: 0 };
-  conversation.messages.push(message);
+/* Writes an answer, or goes on with one that was cut short: the server takes a last message of the
+ * assistant's for the beginning of its answer. */
+async function answer(conversation, begun = null) {
+  const message = begun ?? { role: "assistant", content: "", details: {} };
+  const before = message.details.tokens ?? 0;
+  const controller = new AbortController();
+  const writing = { controller, message, before, first: 0, pieces: 0, timer: 0 };
+  message.pending = true;
+  if (begun) conversation.saved = Math.min(conversation.saved, conversation.messages.length - 1);
+  else conversation.messages.push(message);
   conversation.live = writing;
   if (conversation.id) live.set(conversation.id, conversation);
   byId("trouble").replaceChildren();
@@ -251,10 +260,10 @@ async function answer(conversation) {
 
 function finish(conversation, writing, end, failure) {
   const { message } = writing;
-  const stopped = failure?.name === "AbortError";
+  const wanted = failure?.name === "AbortError";
   message.pending = false;
   message.details = detailsOf(end, writing);
-  if (stopped) message.details.stopped = true;
+  if (failure) message.details.stopped = true;
   conversation.live = null;
   live.delete(conversation.id);
   if (failure && !message.content) {
@@ -266,14 +275,19 @@ function finish(conversation, writing, end, failure) {
   showControls();
   save(conversation);
   if (conversation !== current) return;
-  if (failure && !stopped) showFailure(failure, () => answerAnew(conversation));
-  announce(stopped ? "Stopped" : failure ? "The answer failed" : spoken(message.content));
+  if (failure && !wanted) showFailure(failure, () => answerAnew(conversation));
+  announce(wanted ? "Stopped" : failure ? "The answer failed" : spoken(message.content));
 }
 
 /* The answer for those who listen to the page; a long one is there to be read. */
 function spoken(text) {
   const words = text.split(/\s+/).length;
   return text.length <= 1500 ? `Answer: ${text}` : `The answer is complete, ${words} words`;
+}
+
+function goOn(conversation) {
+  const last = conversation.messages.at(-1);
+  if (!conversation.live && last?.role === "assistant") answer(conversation, last);
 }
 
 /* An answer to the last message of the user's, instead of what came behind it. */
@@ -502,7 +516,7 @@ function onKey(event) {
 
 function onFieldKey(event) {
   if (event.isComposing) return;
-  if (event.key === "Enter" && !event.shiftKey) {
+  if (event.key === "Enter" && !event.shiftKey && !onGlass.matches) {
     event.preventDefault();
     sendField();
   } else if (event.key === "ArrowUp" && field.value === "") {
@@ -532,6 +546,7 @@ function wire() {
   messages.setActions({
     announce,
     regenerate: () => answerAnew(current),
+    goOn: () => goOn(current),
     edit(message, text) {
       const at = current.messages.indexOf(message);
       if (current.live || at < 0) return;
@@ -588,7 +603,7 @@ function keepUnfinished() {
     if (!message.content) continue;
     message.pending = false;
     message.details.stopped = true;
-    write(conversation, { keepalive: true }).catch(() => {});
+    write(conversation).catch(() => {});
   }
 }
 

@@ -4,6 +4,7 @@ import { element, show } from "./markdown.js";
 
 const PATHS = {
   copy: "M9 9h10v11H9zM5 15V4h10",
+  on: "M5 12h13M13 7l5 5-5 5",
   again: "M19 12a7 7 0 11-2.2-5.1M17 3v4h-4",
   edit: "M5 19h3L19 8l-3-3L5 16z",
 };
@@ -12,7 +13,7 @@ const list = document.getElementById("messages");
 const rows = new WeakMap(); /* by message: its list item */
 let actions = {};
 
-/** actions: {regenerate(message), edit(message, text), announce(text)} */
+/** actions: {regenerate(message), goOn(message), edit(message, text), announce(text)} */
 export function setActions(given) {
   actions = given;
 }
@@ -73,7 +74,10 @@ function addActions(row, message) {
   bar.append(actionButton("copy", "Copy", (button) => copy(message.content, button)));
   if (message.role === "user")
     bar.prepend(actionButton("edit", "Edit", () => startEdit(message)));
-  else bar.append(actionButton("again", "Regenerate", () => actions.regenerate(message)));
+  else {
+    bar.append(actionButton("again", "Regenerate", () => actions.regenerate(message)));
+    bar.append(actionButton("on", "Continue", () => actions.goOn(message)));
+  }
   bar.append(element("span", { class: "figures" }));
   row.append(bar);
 }
@@ -115,13 +119,16 @@ export function showMessage(message) {
     list.append(row);
   }
   fill(row, message);
+  row.isCut = Boolean(message.details.stopped || message.details.finish === "length");
   markLast();
 }
 
-/* Only the last answer can be written anew. */
+/* Only the last answer can be written anew or, when it was cut short, go on. */
 function markLast() {
-  for (const button of list.querySelectorAll('[data-name="again"]'))
-    button.hidden = button.closest("li") !== list.lastElementChild;
+  for (const button of list.querySelectorAll('[data-name="again"], [data-name="on"]')) {
+    const row = button.closest("li");
+    button.hidden = row !== list.lastElementChild || (button.dataset.name === "on" && !row.isCut);
+  }
 }
 
 export function removeMessage(message) {

@@ -36,7 +36,9 @@ async function send(method, path, body, options = {}) {
   let response;
   try {
     const text = body === undefined ? undefined : JSON.stringify(body);
-    response = await fetch(path, { method, headers, body: text, ...options });
+    /* What is stored should arrive although the page is being closed; browsers do that for 64 KiB. */
+    const keepalive = method !== "GET" && !options.signal && text?.length < 15000;
+    response = await fetch(path, { method, headers, body: text, keepalive, ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new ServerError(0, "the server cannot be reached", "unreachable");
@@ -125,8 +127,8 @@ export const serverStore = {
   read: (id) => sendJson("GET", `${BASE}/${id}`),
   edit: (id, fields) => sendJson("PATCH", `${BASE}/${id}`, fields),
   remove: (id) => sendJson("DELETE", `${BASE}/${id}`),
-  write: (id, revision, from, messages, options) =>
-    sendJson("PUT", `${BASE}/${id}/messages`, { revision, from, messages }, options),
+  write: (id, revision, from, messages) =>
+    sendJson("PUT", `${BASE}/${id}/messages`, { revision, from, messages }),
 };
 
 /** In this page, until it is closed. */
