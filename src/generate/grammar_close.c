@@ -173,5 +173,6 @@ void bl__set_close(bl__states *s) {
         if (s->net->flags[s->found[i].node] & BL_NODE_HAS_BYTES)
             s->found[n_kept++] = s->found[i];
     s->n_found = n_kept;
-    qsort(s->found, s->n_found, sizeof *s->found, by_node);
+    if (s->n_found > 1)
+        qsort(s->found, s->n_found, sizeof *s->found, by_node);
 }
