@@ -128,6 +128,11 @@ typedef struct bl_reach {
  * others may be -INFINITY instead. */
 const float *bl_session_best_logits(bl_session *session, const bl_reach *reach);
 
+/* The same among allowed tokens only: token t is one when bit t % 64 of allowed[t / 64] is set, as
+ * in a bl_matcher's mask. Logits of the others mean nothing. */
+const float *bl_session_allowed_logits(bl_session *session, const bl_reach *reach,
+                                       const uint64_t *allowed);
+
 size_t bl_session_n_past(const bl_session *session); /* tokens held */
 size_t bl_session_n_ctx(const bl_session *session);  /* tokens that fit */
 

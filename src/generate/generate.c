@@ -106,16 +106,7 @@ static const float *next_allowed_logits(const generation *g, const uint64_t *all
     const float *guessed =
         g->params->speculator ? bl__speculator_logits(g->params->speculator) : NULL;
     const bl_reach reach = bl_sampler_reach(g->sampler);
-    if (guessed)
-        return guessed;
-    /* If the best of all tokens is allowed it is the best of those allowed, and where the sampler
-     * asks for no other it takes it. Otherwise all logits are wanted. */
-    if (reach.n_best == 1 && !(reach.margin > 0)) {
-        const float *best = bl_session_best_logits(g->session, &reach);
-        if (bl_mask_has(allowed, bl_sampler_sample(g->sampler, best)))
-            return best;
-    }
-    return bl_session_logits(g->session);
+    return guessed ? guessed : bl_session_allowed_logits(g->session, &reach, allowed);
 }
 
 /* Draws the next token. */

@@ -145,6 +145,19 @@ static double find_floor(bl__head *head, size_t n_best, float margin) {
     return highest - (double)margin < floor ? highest - (double)margin : floor;
 }
 
+static bool is_allowed(const uint64_t *allowed, size_t row) {
+    return !allowed || allowed[row / 64] >> (row % 64) & 1;
+}
+
+/* Rows that are not allowed are as if their logits were -infinity. */
+static void leave_out(pass *p, const uint64_t *allowed) {
+    bl__head *head = p->head;
+    size_t n = bl__min_size(p->n_tiles * BL_SCREEN_ROWS, head->linear->rows);
+    for (size_t r = 0; r < head->linear->rows; r++)
+        if (!is_allowed(allowed, r))
+            (r < n ? head->upper : head->logits)[r] = -INFINITY;
+}
+
 /* False when so many rows can matter that the whole head is read instead. */
 static bool read_what_matters(pass *p, size_t n_best, float margin) {
     bl__head *head = p->head;
@@ -153,7 +166,10 @@ static bool read_what_matters(pass *p, size_t n_best, float margin) {
     for (size_t r = 0; r < n; r++)
         head->logits[r] = -INFINITY;
     find_highest(head->upper, n, n_looks, head->best, head->ids);
-    p->n_ids = n_looks;
+    p->n_ids = 0;
+    for (size_t i = 0; i < n_looks; i++)
+        if (head->upper[head->ids[i]] != -INFINITY)
+            head->ids[p->n_ids++] = head->ids[i];
     read_rows(p);
     double floor = find_floor(head, n_best, margin);
     p->n_ids = 0;
@@ -166,7 +182,9 @@ static bool read_what_matters(pass *p, size_t n_best, float margin) {
     return true;
 }
 
-static bool screen(bl__head *head, bl__compute *compute, size_t n_best, float margin) {
+/* allowed: NULL, or one bit for each row. */
+static bool screen(bl__head *head, bl__compute *compute, size_t n_best, float margin,
+                   const uint64_t *allowed) {
     bl__screen *copy = head->screen;
     pass p = {.head = head, .compute = compute};
     if (!bl__screen_prepare(head->x, head->linear->cols, head->digits, &p.x))
@@ -184,7 +202,28 @@ static bool screen(bl__head *head, bl__compute *compute, size_t n_best, float ma
         bl__pool_run(compute->pool, rest_part, &p, compute->max_parts);
         head->counts.rows += head->linear->rows - p.n_tiles * BL_SCREEN_ROWS;
     }
+    if (allowed)
+        leave_out(&p, allowed);
     return read_what_matters(&p, n_best, margin);
+}
+
+/* Screens if that has paid so far; false when the whole head is to be read. */
+static bool try_screen(bl__head *head, bl__compute *compute, size_t n_best, float margin,
+                       const uint64_t *allowed) {
+    if (!head->screen || n_best == 0 || n_best > head->linear->rows / BL_HEAD_MIN_SHARE)
+        return false;
+    if (head->n_plain) {
+        head->n_plain--;
+        return false;
+    }
+    head->has = BL_HEAD_NONE;
+    if (screen(head, compute, n_best, margin, allowed)) {
+        head->backoff = 0;
+        return true;
+    }
+    head->n_plain = head->backoff;
+    head->backoff = head->backoff < MAX_BACKOFF ? 2 * head->backoff + 1 : MAX_BACKOFF;
+    return false;
 }
 
 const float *bl__head_best(bl__head *head, bl__compute *compute, size_t n_best, float margin) {
@@ -193,21 +232,39 @@ const float *bl__head_best(bl__head *head, bl__compute *compute, size_t n_best, 
     if (known || head->has == BL_HEAD_ALL)
         return head->logits;
     head->counts.n_tokens++;
-    if (!head->screen || n_best == 0 || n_best > head->linear->rows / BL_HEAD_MIN_SHARE)
+    if (!try_screen(head, compute, n_best, margin, NULL))
         return bl__head_all(head, compute);
-    if (head->n_plain) {
-        head->n_plain--;
-        return bl__head_all(head, compute);
+    head->has = BL_HEAD_SOME;
+    head->n_best = n_best;
+    head->margin = margin;
+    return head->logits;
+}
+
+/* Reads the allowed rows one by one; false when they are too many for that. */
+static bool read_allowed(bl__head *head, bl__compute *compute, const uint64_t *allowed) {
+    pass p = {.head = head, .compute = compute};
+    size_t rows = head->linear->rows;
+    for (size_t r = 0; r < rows; r++) {
+        if (!is_allowed(allowed, r))
+            continue;
+        if (p.n_ids == rows / MAX_SHARE)
+            return false;
+        head->ids[p.n_ids++] = (uint32_t)r;
     }
     head->has = BL_HEAD_NONE;
-    if (screen(head, compute, n_best, margin)) {
-        head->backoff = 0;
-        head->has = BL_HEAD_SOME;
-        head->n_best = n_best;
-        head->margin = margin;
+    for (size_t r = 0; r < rows; r++)
+        head->logits[r] = -INFINITY;
+    read_rows(&p);
+    return true;
+}
+
+const float *bl__head_allowed(bl__head *head, bl__compute *compute, size_t n_best, float margin,
+                              const uint64_t *allowed) {
+    if (head->has == BL_HEAD_ALL)
         return head->logits;
-    }
-    head->n_plain = head->backoff;
-    head->backoff = head->backoff < MAX_BACKOFF ? 2 * head->backoff + 1 : MAX_BACKOFF;
+    head->counts.n_tokens++;
+    if (head->screen && (read_allowed(head, compute, allowed) ||
+                         try_screen(head, compute, n_best, margin, allowed)))
+        return head->logits;
     return bl__head_all(head, compute);
 }

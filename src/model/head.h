@@ -45,4 +45,9 @@ const float *bl__head_all(bl__head *head, bl__compute *compute);
  * the others that are not known are -infinity. */
 const float *bl__head_best(bl__head *head, bl__compute *compute, size_t n_best, float margin);
 
+/* The same among allowed tokens: one bit for each, from the lowest of allowed[0] on. Logits of
+ * others mean nothing. */
+const float *bl__head_allowed(bl__head *head, bl__compute *compute, size_t n_best, float margin,
+                              const uint64_t *allowed);
+
 #endif

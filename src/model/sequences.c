@@ -215,6 +215,10 @@ const float *bl_session_logits(bl_session *s) {
 const float *bl_session_best_logits(bl_session *s, const bl_reach *reach) {
     return bl__head_best(&s->head, &s->compute, reach->n_best, reach->margin);
 }
+const float *bl_session_allowed_logits(bl_session *s, const bl_reach *reach,
+                                       const uint64_t *allowed) {
+    return bl__head_allowed(&s->head, &s->compute, reach->n_best, reach->margin, allowed);
+}
 size_t bl_session_n_past(const bl_session *s) {
     return s->sequences[0].n_past;
 }

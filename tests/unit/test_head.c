@@ -202,6 +202,33 @@ static void check_best(fixture *f, size_t n_best, float margin) {
     }
 }
 
+/* The same of a random share of the rows. */
+static void check_allowed(fixture *f, size_t n_best, float margin, size_t one_in) {
+    size_t rows = f->linear.rows;
+    uint64_t *allowed = calloc(rows / 64 + 1, sizeof *allowed);
+    float highest = -INFINITY;
+    for (size_t r = 0; r < rows; r++)
+        if (bl__random_below(&rng, one_in) == 0)
+            allowed[r / 64] |= (uint64_t)1 << (r % 64);
+    bl__head_take(&f->head, f->head.x);
+    const float *got = bl__head_allowed(&f->head, &f->compute, n_best, margin, allowed);
+    for (size_t r = 0; r < rows; r++)
+        if (allowed[r / 64] >> (r % 64) & 1)
+            highest = f->whole[r] > highest ? f->whole[r] : highest;
+    for (size_t r = 0; r < rows; r++) {
+        size_t rank = 0;
+        if (!(allowed[r / 64] >> (r % 64) & 1) || isnan(f->whole[r]) ||
+            memcmp(&got[r], &f->whole[r], sizeof *got) == 0)
+            continue;
+        for (size_t i = 0; i < rows; i++)
+            rank += f->whole[i] > f->whole[r] && (allowed[i / 64] >> (i % 64) & 1);
+        if (got[r] != -INFINITY || rank < n_best || f->whole[r] >= highest - margin)
+            fail_msg("%zu best of 1 in %zu, row %zu of rank %zu: %.9g, expected %.9g", n_best,
+                     one_in, r, rank, (double)got[r], (double)f->whole[r]);
+    }
+    free(allowed);
+}
+
 /* damage 1: rows that are equal; 2: rows with NaN and infinity; 3: activations without a bound. */
 static void check_heads(size_t rows, size_t cols, int damage) {
     fixture f;
@@ -218,6 +245,9 @@ static void check_heads(size_t rows, size_t cols, int damage) {
         bl__compute_dots(&f.compute, &f.linear, 0, rows, f.head.x, 0, f.whole);
         check_best(&f, 1 + bl__random_below(&rng, token % 2 ? 40 : 2),
                    token % 3 ? 0 : (float)bl__random_f64(&rng));
+        check_allowed(&f, 1 + bl__random_below(&rng, token % 2 ? 40 : 2),
+                      token % 3 ? 0 : (float)bl__random_f64(&rng),
+                      1 + bl__random_below(&rng, token % 2 ? 2 : 30));
     }
     assert_int_equal(f.head.screen->n_ready, rows >= 8 ? f.head.screen->n_tiles : 0);
     if (damage == 0 && rows > 1000)
