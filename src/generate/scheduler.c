@@ -147,11 +147,14 @@ static size_t pages_for(const bl__scheduler *s, const bl__job *job) {
     return bl__min_size(n, pages.n_pages);
 }
 
+static bool has_room(const bl__scheduler *s, const bl__job *job) {
+    return pages_for(s, job) <= bl_session_cache_pages(s->session).n_pages - s->n_reserved;
+}
+
 /* Whether a job can join now; gives it its place. */
 static bool can_join(bl__scheduler *s, bl__job *job) {
     size_t n_pages = pages_for(s, job);
-    if (n_pages > bl_session_cache_pages(s->session).n_pages - s->n_reserved ||
-        !bl__prefixes_place(&s->prefixes, job))
+    if (!has_room(s, job) || !bl__prefixes_place(&s->prefixes, job))
         return false;
     job->n_pages = n_pages;
     s->n_reserved += n_pages;
@@ -159,9 +162,10 @@ static bool can_join(bl__scheduler *s, bl__job *job) {
 }
 
 /* Lets jobs join: always one of the client that has the fewest texts under way, of these the one
- * that has waited longest and whose prompt nobody is about to compute. Mutex held. */
+ * that has waited longest and whose prompt nobody is about to compute. None while there is no room
+ * for the one that has waited longest of all, which others would keep out for ever. Mutex held. */
 static void admit(bl__scheduler *s, double now) {
-    while (s->n_active < s->n_parallel) {
+    while (s->n_active < s->n_parallel && s->queue && has_room(s, s->queue)) {
         bl__job **best = NULL;
         size_t fewest = SIZE_MAX;
         for (size_t limit = 0; limit <= s->n_active && !best; limit++)

@@ -362,7 +362,7 @@ size_t bl__tools_shown(const char *text, size_t len) {
     size_t at = find_opening(text, len, &open);
     if (open && at == len)
         return 0; /* only blanks so far */
-    while (at < len && at > 0 && strchr(" \t\r\n", text[at - 1]))
+    while (at > 0 && strchr(" \t\r\n", text[at - 1])) /* blanks before a call are not shown */
         at--;
     return at;
 }
