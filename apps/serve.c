@@ -2,6 +2,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 
 #include "base/alloc.h"
@@ -179,9 +180,20 @@ static bl_server_params make_params(const serve_settings *s, const secrets *keys
     };
 }
 
+/* Each connection takes a file descriptor; systems give 1024 unless asked. */
+static void raise_file_limit(int64_t n_connections) {
+    struct rlimit limit;
+    rlim_t wanted = (rlim_t)n_connections + 128;
+    if (getrlimit(RLIMIT_NOFILE, &limit) != 0 || limit.rlim_cur >= wanted)
+        return;
+    limit.rlim_cur = wanted < limit.rlim_max ? wanted : limit.rlim_max;
+    setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 /* Serves until somebody stops it. */
 static int serve(const serve_settings *s, const secrets *keys, const char *model) {
     const bl_server_params params = make_params(s, keys, model);
+    raise_file_limit(s->connections);
     bl_server *server = NULL;
     bl_error err;
     if (bl_server_start(&params, &server, &err) != BL_OK)

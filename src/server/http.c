@@ -571,7 +571,7 @@ static bl_status start_daemon(bl__http *http, bl_error *err) {
     if (p->tls_certificate && MHD_is_feature_supported(MHD_FEATURE_TLS) != MHD_YES)
         return bl__fail(err, BL_ERR_UNSUPPORTED, "this libmicrohttpd was built without TLS");
     unsigned flags = MHD_USE_EPOLL_INTERNAL_THREAD | MHD_ALLOW_SUSPEND_RESUME | MHD_USE_ITC |
-                     (is_v6 ? (unsigned)MHD_USE_IPv6 : 0u) |
+                     (is_v6 ? (unsigned)MHD_USE_DUAL_STACK : 0u) |
                      (p->tls_certificate ? (unsigned)MHD_USE_TLS : 0u);
     const struct MHD_OptionItem tls[] = {
         {MHD_OPTION_HTTPS_MEM_CERT, 0, (void *)(uintptr_t)p->tls_certificate},
