@@ -361,7 +361,7 @@ size_t bl__tools_shown(const char *text, size_t len) {
     bool open;
     size_t at = find_opening(text, len, &open);
     if (open && at == len)
-        return 0; /* only blanks so far */
+        return 0;                                     /* only blanks so far */
     while (at > 0 && strchr(" \t\r\n", text[at - 1])) /* blanks before a call are not shown */
         at--;
     return at;
