@@ -28,6 +28,8 @@ static double rate(uint64_t n, double seconds) {
 
 void bl__put_usage(json_t *answer, const bl__usage *u) {
     uint64_t n_read = u->n_prompt - u->n_cached;
+    /* The time of writing begins with the first token. */
+    uint64_t n_timed = u->n_generated > 0 ? u->n_generated - 1 : 0;
     json_object_set_new(answer, "usage", bl__usage_json(u));
     json_object_set_new(
         answer, "timings",
@@ -35,7 +37,7 @@ void bl__put_usage(json_t *answer, const bl__usage *u) {
                   "prompt_n", (json_int_t)n_read, "prompt_ms", u->prompt_seconds * 1e3,
                   "prompt_per_second", rate(n_read, u->prompt_seconds), "predicted_n",
                   (json_int_t)u->n_generated, "predicted_ms", u->generate_seconds * 1e3,
-                  "predicted_per_second", rate(u->n_generated, u->generate_seconds)));
+                  "predicted_per_second", rate(n_timed, u->generate_seconds)));
     if (u->joules > 0)
         json_object_set_new(answer, "energy",
                             json_pack("{s:f, s:s}", "joules", u->joules, "kind", "measured"));

@@ -12,6 +12,8 @@ enum { BL_STORE_STATEMENTS = 16 };
 struct bl__store {
     sqlite3 *db;
     char *path;
+    const char *name; /* for messages: the path, once it is open its last part, since clients of
+                         the server read them */
     unsigned wait_ms;
     pthread_mutex_t lock;                          /* of all below and of db */
     sqlite3_stmt *statements[BL_STORE_STATEMENTS]; /* prepared when first needed */

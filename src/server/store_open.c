@@ -44,7 +44,7 @@ static const char *const STEPS[] = {
 enum { VERSION = sizeof STEPS / sizeof *STEPS };
 
 bl_status bl__store_fail(const bl__store *store, int result, const char *what, bl_error *err) {
-    const char *path = store->path;
+    const char *path = store->name;
     switch (result & 0xff) {
     case SQLITE_NOMEM:
         return bl__fail(err, BL_ERR_MEMORY, "conversations: out of memory while %s", what);
@@ -214,6 +214,7 @@ bl_status bl__store_open(const char *path, unsigned wait_ms, bl__store **out, bl
         status = bl__fail(err, BL_ERR_MEMORY, "conversations: cannot allocate the path");
         goto fail;
     }
+    store->name = store->path;
     status = make_file(path, err);
     if (status)
         goto fail;
@@ -223,6 +224,8 @@ bl_status bl__store_open(const char *path, unsigned wait_ms, bl__store **out, bl
                                  : bl__store_fail(store, result, "opening it", err);
     if (status)
         goto fail;
+    const char *slash = strrchr(store->path, '/');
+    store->name = slash ? slash + 1 : store->path;
     *out = store;
     return BL_OK;
 fail:

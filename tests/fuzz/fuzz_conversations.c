@@ -12,29 +12,28 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static char folder[] = "/tmp/bitloom-fuzz-XXXXXX", path[64];
 static bl__store *store;
 static bl__router router;
 
-static void remove_store(void) {
-    bl__store_close(store);
-    unlink(path);
-    rmdir(folder);
-}
-
-/* A fresh one now and then, since what is posted stays. */
+/* A fresh store now and then, since what is posted stays; its files lose their names at once, as
+ * libFuzzer ends without a last call. In memory where that can be had: it is ten times as fast. */
 static void open_store(void) {
-    if (!store) {
-        if (!mkdtemp(folder))
-            abort();
-        snprintf(path, sizeof path, "%s/a.db", folder);
-        atexit(remove_store);
-    }
+    char folder[40], path[64];
+    snprintf(folder, sizeof folder, "%s/bitloom-fuzz-XXXXXX",
+             access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp");
+    if (!mkdtemp(folder))
+        abort();
+    snprintf(path, sizeof path, "%s/a.db", folder);
     bl__store_close(store);
-    unlink(path);
     router.n = 0;
     if (bl__store_open(path, 1000, &store, NULL) || bl__conversations_add(&router, store, NULL))
         abort();
+    static const char *const endings[] = {"", "-wal", "-shm"};
+    for (size_t i = 0; i < 3; i++) {
+        snprintf(path, sizeof path, "%s/a.db%s", folder, endings[i]);
+        unlink(path);
+    }
+    rmdir(folder);
 }
 
 /* Sends a request and checks its answer; gives its status. */
@@ -71,10 +70,13 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     bl__store_mark mark;
     char where[400], own[64];
     static unsigned n_runs;
+#ifndef BITLOOM_HAVE_SQLITE
+    return 0; /* there is nothing to try */
+#endif
     if (n_runs++ % 500 == 0)
         open_store();
-    const uint8_t *end = memchr(data, '\n', size);
-    if (size < 3 || !end || end - data > 200)
+    const uint8_t *end = size < 3 ? NULL : memchr(data + 1, '\n', size - 1);
+    if (!end || end - data > 200)
         return 0;
     if (bl__store_create(store, &(bl__store_fields){0}, &first, 1, &mark, NULL))
         abort();

@@ -769,6 +769,7 @@ static void waits_for_other_processes(void **state) {
     assert_int_equal(sqlite3_exec(other, "BEGIN IMMEDIATE", NULL, NULL, NULL), SQLITE_OK);
     assert_fails(bl__store_write(store, mark.id, -1, 0, &message, 1, &mark, &err), BL_ERR_IO,
                  "a.db: locked by another process for 50 ms");
+    assert_null(strstr(err.message, folder));      /* which is not for clients */
     assert_reads(store, mark.id, "locked||{}|0;"); /* reading goes on */
     assert_int_equal(sqlite3_exec(other, "ROLLBACK", NULL, NULL, NULL), SQLITE_OK);
     sqlite3_close(other);
