@@ -120,13 +120,14 @@ const char *bl_train_mpi(bl_error *reason);
  * bl_convert() quantize masters as the trainer does.
  * Errors: those of reading; BL_ERR_UNSUPPORTED for a run whose quantization is still coming in
  * ("lambda_steps"), for masters of a binary model, which no known configuration can say how to
- * quantize, and for models in groups; BL_ERR_IO. config.json is written last. */
+ * quantize, for models in groups and for onebit ones; BL_ERR_IO. config.json is written last. */
 bl_status bl_train_export(const char *run, const char *directory, bool masters, bl_error *err);
 
 /* Writes it as a GGUF file that bl_model_open() reads, quantized weights in the native layout: what
- * bl_convert() makes of the directory, to the byte. The embedding is bfloat16, with `masters`
- * float32, and norms are rounded as that says. Errors: those of reading; BL_ERR_FORMAT for a
- * tokenizer that does not fit; BL_ERR_IO. */
+ * bl_convert() makes of the directory, to the byte. Onebit linears are signs with a scale a row,
+ * and float16 (masters: float32) scales of their inputs beside them. The embedding is bfloat16,
+ * with `masters` float32, and norms are rounded as that says. Errors: those of reading;
+ * BL_ERR_FORMAT for a tokenizer that does not fit; BL_ERR_IO. */
 bl_status bl_train_export_gguf(const char *run, const char *path, bool masters, bl_error *err);
 
 #ifdef __cplusplus

@@ -36,10 +36,11 @@ static bool is_onebit(const gguf_export *e) {
     return e->trained.recipe.weights == BL_WEIGHTS_ONEBIT;
 }
 static bool is_quantized_model(const gguf_export *e) {
-    return e->trained.recipe.weights != BL_WEIGHTS_FLOAT && !is_onebit(e);
+    return e->trained.recipe.weights != BL_WEIGHTS_FLOAT;
 }
 
-/* The layout of all linears; that of masters is floats. */
+/* The layout of all linears; that of a float model is floats. Onebit linears are signs and a scale
+ * a row, which is the vector of outputs; that of inputs is a tensor beside them. */
 static bl__layout linear_layout(const gguf_export *e) {
     uint64_t n_weights = 0;
     size_t n;
@@ -48,6 +49,8 @@ static bl__layout linear_layout(const gguf_export *e) {
         if (params[i].linear)
             n_weights += (uint64_t)params[i].rows * params[i].cols;
     bool binary = e->trained.recipe.weights == BL_WEIGHTS_BINARY;
+    if (is_onebit(e))
+        return BL_LAYOUT_B1;
     return is_quantized_model(e) ? bl__layout_choose_native(binary, n_weights) : BL_LAYOUT_F32;
 }
 
@@ -116,7 +119,7 @@ static bl_status write_graph(const gguf_export *e) {
         (r->norm == 1 && (status = set_text(e, "bitloom.norm", "layer"))) ||
         (status = set_text(e, make_key(e, "hidden_act", key), r->activation ? "relu2" : "silu")) ||
         (status = set_text(e, "bitloom.activation_quantization",
-                           is_quantized_model(e) ? "int8_token" : "none")))
+                           is_quantized_model(e) && !is_onebit(e) ? "int8_token" : "none")))
         return status;
     return r->groups > 1
                ? bl__gguf_set_u32(e->writer, "bitloom.groups", (uint32_t)r->groups, e->err)
@@ -208,6 +211,14 @@ static piece make_layer_piece(const gguf_export *e, size_t index, size_t which, 
     return t;
 }
 
+/* What multiplies the inputs of a onebit linear. */
+static piece make_vector_piece(const gguf_export *e, const linear *l, size_t index, size_t which) {
+    piece t = {.param = l->in_vector, .cols = l->cols};
+    t.layout = e->masters ? BL_LAYOUT_F32 : BL_LAYOUT_F16;
+    snprintf(t.name, sizeof t.name, "blk.%zu.%s.in_scale", index, names[which]);
+    return t;
+}
+
 /* Calls `visit` for every tensor in the order of the file. */
 static bl_status visit_pieces(const gguf_export *e,
                               bl_status (*visit)(const gguf_export *, const piece *)) {
@@ -226,6 +237,10 @@ static bl_status visit_pieces(const gguf_export *e,
             size_t n_groups = t.param->rows ? t.param->cols / t.cols : 0;
             for (size_t g = 0; g < n_groups && !status; g++) {
                 t = make_layer_piece(e, i, order[k], g);
+                status = visit(e, &t);
+            }
+            if (!status && t.linear && t.linear->signs) {
+                t = make_vector_piece(e, t.linear, i, order[k]);
                 status = visit(e, &t);
             }
         }
@@ -254,12 +269,12 @@ static void read_row(const gguf_export *e, const piece *t, size_t row, float *ou
                               p->rows, t->cols, row, out);
         return;
     }
-    if (t->linear && t->linear->signs) {
-        bl__onebit_rows(t->linear, row, 1, out);
-        return;
-    }
     memcpy(out, p->value + row * p->cols + t->first, t->cols * sizeof *out);
-    for (size_t i = 0; p->rows == 1 && is_quantized_model(e) && !e->masters && i < t->cols; i++)
+    for (size_t c = 0; t->linear && t->linear->signs && c < t->cols; c++)
+        out[c] =
+            out[c] < 0 ? -t->linear->out_vector->value[row] : t->linear->out_vector->value[row];
+    for (size_t i = 0;
+         p->rows == 1 && !p->vector && is_quantized_model(e) && !e->masters && i < t->cols; i++)
         out[i] = bl__bf16_to_f32(bl__f32_to_bf16(out[i]));
 }
 
@@ -316,9 +331,6 @@ bl_status bl_train_export_gguf(const char *run, const char *path, bool masters, 
     gguf_export e = {.masters = masters, .err = err};
     bl_status status = bl__trained_load(run, &e.trained, err);
     const bl__recipe *r = &e.trained.recipe;
-    if (!status && is_onebit(&e) && !masters)
-        status = bl__fail(err, BL_ERR_UNSUPPORTED,
-                          "%s: onebit linears; export them with --masters, as floats", run);
     e.architecture = !r->sub_norms ? "llama" : r->activation ? "bitnet-b1.58" : "bitnet";
     if (!status && !(status = bl__gguf_writer_create(&e.writer, err)) &&
         !(status = write_metadata(&e, path)) && !(status = visit_pieces(&e, declare)))

@@ -119,7 +119,7 @@ static void layout_vectors(bl__network *net, bl__arena *arena, size_t index, siz
                   i ? weight->rows : weight->cols);
         snprintf(p->name, sizeof p->name, "model.layers.%zu.%s.%s", index,
                  PARAM_NAMES[LINEAR_PARAMS[which]], names[i]);
-        p->vector = true;
+        p->vector = i ? BL_VECTOR_OUT : BL_VECTOR_IN;
     }
 }
 

@@ -76,6 +76,8 @@ enum {
     BL_PARAMS_PER_LAYER = BL_PARAM_VECTORS + 14
 };
 
+typedef enum bl__vector { BL_VECTOR_NONE, BL_VECTOR_IN, BL_VECTOR_OUT } bl__vector;
+
 /* One parameter tensor: [rows][cols]; norms have one row. */
 typedef struct bl__param {
     char name[64]; /* as transformers names it: "model.layers.0.self_attn.q_proj.weight" */
@@ -83,7 +85,7 @@ typedef struct bl__param {
     /* The part that this process has begins at a row and a column of the whole tensor. */
     size_t whole_rows, whole_cols, first_row, first_col;
     bool linear;         /* quantized in the forward pass, unless weights are BL_WEIGHTS_FLOAT */
-    bool vector;         /* of a onebit linear */
+    bl__vector vector;   /* of a onebit linear */
     bool decays;         /* a matrix or the embedding: weight decay is for it */
     size_t col_groups;   /* of o and down: config's n_groups; 1 for others */
     float *value, *grad; /* float[rows][cols] */

@@ -13,16 +13,19 @@
 /* 0: some linear does not fit the layout. Groups of columns are tensors of their own, which only
  * the native layouts and floats are written in. */
 static uint64_t size_in(const bl__param *params, size_t n_params, bl__layout layout) {
-    uint64_t total = 0;
+    uint64_t total = 0; /* vectors of outputs are in the linears' scales */
     bool is_float = layout == BL_LAYOUT_F32;
     for (size_t i = 0; i < n_params; i++) {
         const bl__param *p = &params[i];
         bl__layout own = p->linear                 ? layout
+                         : p->vector               ? BL_LAYOUT_F16
                          : is_float || p->rows < 2 ? BL_LAYOUT_F32
                                                    : BL_LAYOUT_BF16;
         size_t bytes = 0, groups = p->col_groups ? p->col_groups : 1;
         if (groups > 1 && !bl__layout_is_native(layout) && layout != BL_LAYOUT_F32)
             return 0;
+        if (p->vector == BL_VECTOR_OUT)
+            continue;
         if (p->rows && bl__layout_bytes(own, p->rows, p->cols / groups, &bytes, NULL) != BL_OK)
             return 0;
         total += bytes * groups;
@@ -35,11 +38,11 @@ void bl__report_sizes(const bl__param *params, size_t n_params, bl__weight_mode 
     static const bl__layout ternary[] = {BL_LAYOUT_B1,    BL_LAYOUT_T2,    BL_LAYOUT_T5,
                                          BL_LAYOUT_TQ1_0, BL_LAYOUT_TQ2_0, BL_LAYOUT_I2_S,
                                          BL_LAYOUT_F32};
-    bool quantized = weights == BL_WEIGHTS_TERNARY || weights == BL_WEIGHTS_BINARY;
+    bool quantized = weights != BL_WEIGHTS_FLOAT;
     size_t n = sizeof ternary / sizeof *ternary;
     report->n_sizes = 0;
-    size_t first = weights == BL_WEIGHTS_BINARY ? 0 : 1;
-    for (size_t i = quantized ? first : n - 1; i < n; i++) {
+    size_t first = weights == BL_WEIGHTS_TERNARY ? 1 : quantized ? 0 : n - 1;
+    for (size_t i = first; i < (weights == BL_WEIGHTS_ONEBIT ? 1 : n); i++) {
         uint64_t bytes = size_in(params, n_params, ternary[i]);
         if (bytes)
             report->sizes[report->n_sizes++] =

@@ -60,7 +60,7 @@ bl_status bl__trainer_measure_teacher(bl__trainer *t, double *out, bl_error *err
 
 /* Values as exports have them. */
 static void take_exported(const bl__param *from, bl__param *to, bl__weight_mode weights) {
-    bool rounds = weights != BL_WEIGHTS_FLOAT && !from->linear;
+    bool rounds = weights != BL_WEIGHTS_FLOAT && !from->linear && from->vector != BL_VECTOR_OUT;
     for (size_t i = 0; i < from->rows * from->cols; i++) {
         float value = from->value[i];
         to->value[i] = !rounds        ? value

@@ -134,6 +134,23 @@ cmp ids.pieces ids.pieces.gguf || fail "tokenizer.json and pieces.gguf give othe
 "$program" run -m first.gguf -p 'The queen sold' -n 16 --temp 0 -q >first.txt || fail "first.gguf does not run"
 [[ $(wc -c <first.txt) -gt 16 ]] || fail "the BitNet model wrote: $(cat first.txt)"
 
+# A onebit student of a float twin: near its teacher after few steps, and its export runs.
+"$program" train recipe.json -o master --weights float --steps 60 -q
+"$program" train recipe.json --from master --teacher master --weights onebit --lr 3e-3 --steps 40 -o student \
+    --export student.gguf -q --json >report
+python3 - report student/run.jsonl <<'END' || fail "train: the student's report or metrics"
+import json, math, sys
+report = json.load(open(sys.argv[1]))
+lines = [json.loads(line) for line in open(sys.argv[2])]
+assert lines[0]["step"] == 0 and abs(lines[0]["teacher"] - report["teacher"]) < 1e-5, lines[0]
+assert lines[-1]["hidden"] < 0.9 * lines[1]["hidden"], lines
+assert 0.9 < report["perplexity_ratio"] < 1.8, report
+assert math.isclose(report["perplexity_ratio"], math.exp(report["deployed"] - report["teacher"])), report
+assert report["validation"] < lines[0]["validation"] and list(report["bytes_by_layout"]) == ["bl_b1"], report
+END
+"$program" run -m student.gguf -p 'The queen sold' -n 16 --temp 0 -q >student.txt || fail "student.gguf does not run"
+[[ $(wc -c <student.txt) -gt 16 ]] || fail "the student wrote: $(cat student.txt)"
+
 # Ctrl-C leaves a checkpoint; meanwhile nobody else may train there, and later everybody.
 status=0
 "$program" train recipe.json -o stopped --steps 100000 -t 1 -q 2>stopped.log & pid=$!
@@ -160,6 +177,9 @@ refused "text.txt: not a token file" recipe.json -o bad --data text.txt
 refused "resume it" recipe.json -o whole
 refused "expected binary" recipe.json -o whole --resume --weights binary
 refused "ternary already" --from whole.gguf --data text.bin -o bad
+refused "teacher: nothing: cannot open" recipe.json --teacher nothing -o bad
+refused "distill_hidden 0 leaves it out" recipe.json --teacher master --set layers=2 -o bad
+refused "onebit linears, which no Hugging Face" -o student --export student-hf
 refused "in 2 groups, which no Hugging Face" -o groups --export groups-hf
 refused "expected 1" recipe.json -o groups --resume
 refused "groups is 3, expected a divisor of kv_heads, 2," --groups 3 -o bad recipe.json
