@@ -73,9 +73,9 @@ typedef enum bl_cache_type {
     BL_CACHE_I4   /* 4 bits with a float16 step for each 32 elements of a head */
 } bl_cache_type;
 
-/* How bl_session_best_logits() finds the best. Screening reads a copy of the output head at 8 bits
- * a weight, which the first tokens that are generated make, and of the head itself only the rows
- * that can matter; the logits are the same to the bit. */
+/* How bl_session_best_logits() and bl_session_eval_best() find the best. Screening reads a copy of
+ * the output head at 8 bits a weight, which the first tokens that are generated make, and of the
+ * head itself only the rows that can matter; the logits are the same to the bit. */
 typedef enum bl_head {
     BL_HEAD_AUTO = 0, /* screened where the head is large */
     BL_HEAD_FULL = 1,
@@ -198,6 +198,12 @@ typedef struct bl_batch_item {
  * the session is unchanged then. */
 bl_status bl_session_eval_batch(bl_session *session, const bl_batch_item *items, size_t n_items,
                                 float *logits, bl_error *err);
+
+/* As bl_session_eval_batch(), but of the logits of the i-th item that wants them only those within
+ * reaches[i] are sure to be there, with the same bits; others may be -INFINITY instead. NULL: all.
+ */
+bl_status bl_session_eval_best(bl_session *session, const bl_batch_item *items, size_t n_items,
+                               const bl_reach *reaches, float *logits, bl_error *err);
 
 /* Tokens that a sequence holds; 0 when there is no such sequence. */
 size_t bl_sequence_n_past(const bl_session *session, uint32_t sequence);

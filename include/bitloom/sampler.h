@@ -50,6 +50,8 @@ bl_token bl_sampler_sample_allowed(bl_sampler *sampler, const float *logits,
 /* Which logits can decide the next draw: with only those of bl_session_best_logits() within this
  * reach, bl_sampler_sample() draws the same token as with all of them. */
 bl_reach bl_sampler_reach(const bl_sampler *sampler);
+/* The same for the draw after n_more further tokens have been accepted, whatever they are. */
+bl_reach bl_sampler_reach_after(const bl_sampler *sampler, size_t n_more);
 /* Tells the sampler that a token (of the prompt or the answer) was taken, for the penalties. */
 void bl_sampler_accept(bl_sampler *sampler, bl_token token);
 /* Forgets the history and starts the random numbers anew from the seed. */

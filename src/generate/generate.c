@@ -137,7 +137,9 @@ static bl_status append(generation *g, bl_token token, bl_error *err) {
     size_t n_left = g->params->max_tokens - g->result.n_generated - 1;
     if (g->params->max_tokens > 0 && n_left < n_most)
         n_most = n_left;
-    return bl__speculator_append(g->params->speculator, g->session, token, n_most, err);
+    /* With a grammar any logit may be needed. */
+    return bl__speculator_append(g->params->speculator, g->session, token, n_most,
+                                 g->params->matcher ? NULL : g->sampler, err);
 }
 
 /* Makes room for one more token; *full when there is none to be made. */

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "base/alloc.h"
+#include "base/checked.h"
 #include "base/error.h"
 #include "base/random.h"
 
@@ -345,9 +346,15 @@ static bool penalties_lower(const bl_sampler_params *p) {
 }
 
 bl_reach bl_sampler_reach(const bl_sampler *sampler) {
+    return bl_sampler_reach_after(sampler, 0);
+}
+
+bl_reach bl_sampler_reach_after(const bl_sampler *sampler, size_t n_more) {
     const bl_sampler_params *p = &sampler->params;
     const bl_reach all = {.n_best = 0};
-    size_t n_lowered = sampler->counts ? sampler->window_len : 0;
+    size_t n_lowered = 0;
+    if (sampler->counts)
+        n_lowered = bl__min_size(sampler->window_len + n_more, (size_t)p->penalty_last_n);
     if (sampler->counts && !penalties_lower(p))
         return all;
     /* At most n_lowered of the highest logits fall behind others. */

@@ -29,9 +29,11 @@ struct bl_speculator {
     bl__draft_model *model; /* NULL without one */
     bool always;
     size_t n_ctx, vocab, n_draft;
-    bl_token *history; /* bl_token[n_ctx + 1]: the text that a guess follows */
-    bl_token *batch;   /* bl_token[1 + n_draft]: the token drawn last and guesses */
-    float *rows;       /* float[1 + n_draft][vocab]: logits after each token of the batch */
+    bl_token *history;    /* bl_token[n_ctx + 1]: the text that a guess follows */
+    bl_token *batch;      /* bl_token[1 + n_draft]: the token drawn last and guesses */
+    bl_batch_item *items; /* bl_batch_item[1 + n_draft]: the same tokens */
+    bl_reach *reaches;    /* bl_reach[1 + n_draft]: which logits are needed after each */
+    float *rows;          /* float[1 + n_draft][vocab]: these logits */
     /* The batch in hand: rows 0 ... n_rows - 1, of which `at` is the one to draw from next. */
     size_t n_rows, at;
     size_t n_wanted; /* guesses of the next batch */
@@ -89,9 +91,11 @@ bl_status bl_speculator_create(const bl_model *model, size_t n_ctx,
     s->next_pause = FIRST_PAUSE;
     s->history = bl__malloc_array(n_ctx + 1, sizeof *s->history);
     s->batch = bl__malloc_array(1 + s->n_draft, sizeof *s->batch);
+    s->items = bl__malloc_array(1 + s->n_draft, sizeof *s->items);
+    s->reaches = bl__malloc_array(1 + s->n_draft, sizeof *s->reaches);
     s->rows = bl__malloc_array(1 + s->n_draft, s->vocab * sizeof *s->rows);
     bl_status status = BL_OK;
-    if (!s->history || !s->batch || !s->rows)
+    if (!s->history || !s->batch || !s->items || !s->reaches || !s->rows)
         status = bl__fail(err, BL_ERR_MEMORY, "cannot allocate logits of %zu tokens", s->n_draft);
     if (!status)
         status = choose_draft(s, model, &p, err);
@@ -108,6 +112,8 @@ void bl_speculator_free(bl_speculator *s) {
     bl__draft_model_free(s->model);
     bl__free(s->history);
     bl__free(s->batch);
+    bl__free(s->items);
+    bl__free(s->reaches);
     bl__free(s->rows);
     bl__free(s);
 }
@@ -196,21 +202,37 @@ static size_t guess(bl_speculator *s, const bl_session *session, size_t n_most) 
     return n;
 }
 
+/* What a draw needs once n_more further tokens are accepted. */
+static bl_reach reach_of(const bl_sampler *sampler, size_t n_more) {
+    return sampler ? bl_sampler_reach_after(sampler, n_more) : (bl_reach){.n_best = 0};
+}
+
+/* The batch's first n tokens, and of the logits after them what the sampler may need. */
+static bl_status evaluate_batch(bl_speculator *s, bl_session *session, size_t n,
+                                const bl_sampler *sampler, bl_error *err) {
+    for (size_t i = 0; i < n; i++) {
+        s->items[i] = (bl_batch_item){0, s->batch[i], true};
+        s->reaches[i] = reach_of(sampler, i);
+    }
+    return bl_session_eval_best(session, s->items, n, s->reaches, s->rows, err);
+}
+
 static bl_status evaluate(bl_speculator *s, bl_session *session, bl_token token, size_t n_most,
-                          bl_error *err) {
+                          const bl_sampler *sampler, bl_error *err) {
     double start = seconds_now();
     s->batch[0] = token;
     size_t n = is_time_to_guess(s) ? guess(s, session, n_most) : 0;
     if (n == 0) {
         start = seconds_now(); /* that there is nothing to guess costs next to nothing */
-        static const bl_reach usual = {.n_best = 40}; /* of samplers: logits are part of the cost */
+        static const bl_reach usual = {.n_best = 40};
+        const bl_reach reach = sampler ? reach_of(sampler, 0) : usual; /* part of the cost */
         bl_status status = bl_session_eval(session, &token, 1, NULL, err);
         if (!status)
-            bl_session_best_logits(session, &usual);
+            bl_session_best_logits(session, &reach);
         count_plain(s, seconds_now() - start);
         return status;
     }
-    bl_status status = bl_session_eval(session, s->batch, 1 + n, s->rows, err);
+    bl_status status = evaluate_batch(s, session, 1 + n, sampler, err);
     if (status)
         return status;
     double most = OUTLIER * (double)(1 + n) * s->plain_seconds, spent = seconds_now() - start;
@@ -226,7 +248,7 @@ static bl_status evaluate(bl_speculator *s, bl_session *session, bl_token token,
 }
 
 bl_status bl__speculator_append(bl_speculator *s, bl_session *session, bl_token token,
-                                size_t n_most, bl_error *err) {
+                                size_t n_most, const bl_sampler *sampler, bl_error *err) {
     if (s->n_rows > 0) {
         size_t n_ahead = bl__speculator_n_ahead(s);
         if (n_ahead > 0 && s->batch[s->at + 1] == token) {
@@ -236,16 +258,15 @@ bl_status bl__speculator_append(bl_speculator *s, bl_session *session, bl_token 
         bl_session_truncate(session, bl_session_n_past(session) - n_ahead);
         settle(s);
     }
-    return evaluate(s, session, token, n_most, err);
+    return evaluate(s, session, token, n_most, sampler, err);
 }
 
 bl_status bl__speculator_finish(bl_speculator *s, bl_session *session, bl_error *err) {
-    size_t n_ahead = bl__speculator_n_ahead(s);
-    if (s->n_rows > 0)
-        settle(s);
-    if (n_ahead == 0)
+    if (s->n_rows == 0)
         return BL_OK;
-    size_t n_text = bl_session_n_past(session) - n_ahead; /* the batch's first token is in it */
+    /* The batch's first token is in the text. */
+    size_t n_text = bl_session_n_past(session) - bl__speculator_n_ahead(s);
+    settle(s);
     bl_token last = bl_sequence_tokens(session, 0)[n_text - 1];
     bl_session_truncate(session, n_text - 1);
     return bl_session_eval(session, &last, 1, NULL, err);

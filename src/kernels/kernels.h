@@ -46,11 +46,13 @@ static inline size_t bl__screen_tile_bytes(size_t cols) {
            (cols + BL_SCREEN_COLS - 1) / BL_SCREEN_COLS * BL_SCREEN_COLS * BL_SCREEN_ROWS;
 }
 
-/* A token's activations in two digits, x ~ step * (128 * high + low), -64 <= high, low <= 64, and
- * how each term of a row's bound counts. */
+/* A token's activations in two digits, x ~ step * (128 * high + low), -64 <= high, low <= 64, or in
+ * one, x ~ step * high, -127 <= high <= 127; and how each term of a row's bound counts. */
 typedef struct bl__screen_x {
-    const int8_t *digits; /* int8[ceil(cols / 4)][2][4]: high digits of 4 columns, then low ones */
-    int32_t high_sum, low_sum;
+    const int8_t
+        *digits;       /* int8[ceil(cols / 4)][n_digits][4]: high digits of 4 columns, then low */
+    uint32_t n_digits; /* 0: nothing is computed for this token */
+    int32_t high_sum, low_sum; /* low_sum: 0 where there is one digit */
     float step, of_scale, of_error, of_norm, of_any;
 } bl__screen_x;
 
@@ -126,13 +128,15 @@ typedef struct bl__kernels {
                           const float *x, size_t x_stride, size_t n_tokens, float *out,
                           size_t out_stride);
 
-    /* What 16 rows of each of n_tiles tiles can give at most:
+    /* What 16 rows of each of n_tiles tiles can give at most, for each of n_tokens tokens:
      *   high = sum_c q[r][c] * high[c], low = sum_c q[r][c] * low[c], exact for cols <= 65536
-     *   upper[r] = ((float)high * 128 + (float)low) * step * scale[r] +
+     *   about = ((float)high * 128 + (float)low) * step * scale[r]; one digit: (float)high * step *
+     *           scale[r]
+     *   upper[t * stride + r] = about +
      *              (scale[r] * of_scale + error[r] * of_error + norm[r] * of_norm + of_any)
      * each operation rounded, from left to right. tiles is 64-byte aligned. */
     void (*screen_rows)(const uint8_t *tiles, size_t cols, size_t n_tiles, const bl__screen_x *x,
-                        float *upper);
+                        size_t n_tokens, float *upper, size_t stride);
 
     /* out[c] = p[0] * v[c], then fused out[c] += p[r] * v[r * v_stride + c] for r = 1, 2, ...; zero
      * rows give zeros. */

@@ -35,23 +35,28 @@ typedef struct course {
     bl_token *tokens;       /* of the prompt, or of each stream in another order */
     size_t n_tokens;        /* of the longest */
     bl_batch_item *items;   /* bl_batch_item[n_streams] */
+    bl_reach *reaches;      /* bl_reach[n_streams] */
     float *logits;          /* float[n_streams][vocab] */
     bl__head_counts before; /* when the clock started */
 } course;
 
-/* The next token of every stream. */
+static const bl_reach usual_reach = {.n_best = 40}; /* of samplers */
+
+/* The next token of every stream, and the logits that samplers want to see. */
 static bl_status step_streams(course *c, uint32_t step, bl_error *err) {
     for (uint32_t s = 0; s < c->test->n_streams; s++)
         c->items[s] = (bl_batch_item){s, c->tokens[((size_t)step + s) % c->n_tokens], true};
-    return bl_session_eval_batch(c->session, c->items, c->test->n_streams, c->logits, err);
+    for (uint32_t s = 0; s < c->test->n_streams; s++)
+        c->reaches[s] = usual_reach;
+    return bl_session_eval_best(c->session, c->items, c->test->n_streams, c->reaches, c->logits,
+                                err);
 }
 
-/* The next token of the only text, and the logits that a sampler wants to see. */
+/* The same of the only text. */
 static bl_status step_text(course *c, uint32_t step, bl_error *err) {
-    static const bl_reach reach = {.n_best = 40};
     bl_status status = bl_session_eval(c->session, &c->tokens[step], 1, NULL, err);
     if (!status)
-        bl_session_best_logits(c->session, &reach);
+        bl_session_best_logits(c->session, &usual_reach);
     return status;
 }
 
@@ -119,15 +124,15 @@ static bl_status repeat(course *c, bl_bench_progress progress, void *user, bl_be
     return status;
 }
 
-/* What was read of the head, in place of all of it, where that was counted. */
+/* What was read of the head for a batch, in place of all of it, where that was counted. */
 static void count_head(const course *c, const bl_model *model, bl__work *work,
                        bl_bench_result *result) {
     bl__head_counts now = bl__session_head_counts(c->session);
-    double n_tokens = (double)(now.n_tokens - c->before.n_tokens);
+    double n_batches = (double)(now.n_tokens - c->before.n_tokens) / c->test->n_streams;
     result->head_share_read = 1;
-    if (n_tokens > 0) {
-        double rows = (double)(now.rows - c->before.rows) / n_tokens;
-        double copy = (double)(now.copy_bytes - c->before.copy_bytes) / n_tokens;
+    if (n_batches > 0) {
+        double rows = (double)(now.rows - c->before.rows) / n_batches;
+        double copy = (double)(now.copy_bytes - c->before.copy_bytes) / n_batches;
         uint32_t vocab = bl_model_get_info(model)->vocab;
         double row_bytes = bl__session_head_row_bytes(c->session);
         result->head_share_read = rows / vocab;
@@ -146,7 +151,8 @@ static bl_status open_course(course *c, const bl_model *model, bl_error *err) {
     c->tokens = bl__malloc_array(c->n_tokens, sizeof *c->tokens);
     c->items = bl__malloc_array(test->n_streams, sizeof *c->items);
     c->logits = bl__calloc(test->n_streams, vocab * sizeof *c->logits);
-    if (!c->tokens || !c->items || !c->logits)
+    c->reaches = bl__malloc_array(test->n_streams, sizeof *c->reaches);
+    if (!c->tokens || !c->items || !c->reaches || !c->logits)
         return bl__fail(err, BL_ERR_MEMORY, "cannot allocate %zu tokens, or logits of %u streams",
                         c->n_tokens, test->n_streams);
     bl__random random;
@@ -177,6 +183,7 @@ static void close_course(course *c) {
     bl_session_free(c->session);
     bl__free(c->tokens);
     bl__free(c->items);
+    bl__free(c->reaches);
     bl__free(c->logits);
 }
 

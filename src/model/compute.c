@@ -189,14 +189,16 @@ static void dense_rows(const group *g, const bl__product *product, size_t part, 
 }
 
 void bl__compute_dots(const bl__compute *compute, const bl__linear *linear, size_t first, size_t n,
-                      const float *x, size_t part, float *out) {
+                      const float *x, size_t n_tokens, size_t part, float *out) {
     float *scratch = compute->rows + part * compute->rows_stride;
     for (size_t done = 0, some; done < n; done += some) {
         some = bl__min_size(BLOCK_ROWS, n - done);
-        multiply_rows(compute, linear, first + done, some, x, linear->cols, 1, out + done, scratch);
+        multiply_rows(compute, linear, first + done, some, x, linear->cols, n_tokens, out + done,
+                      scratch);
     }
-    for (size_t r = 0; linear->scale != 1.0f && r < n; r++)
-        out[r] *= linear->scale;
+    for (size_t t = 0; linear->scale != 1.0f && t < n_tokens; t++)
+        for (size_t r = 0; r < n; r++)
+            out[t * linear->rows + r] *= linear->scale;
 }
 
 static size_t units_of(const bl__linear *linear) {

@@ -62,11 +62,11 @@ void bl__compute_tiles(bl__compute *compute, const bl__linear *linear, size_t fi
 void bl__compute_sum(bl__compute *compute, const bl__linear *parts, size_t n_groups, float norm_eps,
                      const float *x, size_t n_tokens, float *out);
 
-/* out[n] = rows first ... first + n - 1 of a linear with float activations, times x[cols]: the
- * bits of bl__compute_products(). One thread's work: `part` < max_parts says whose scratch is free.
- */
+/* out[t * linear's rows + r] = row first + r < first + n of a linear with float activations,
+ * times x: float[n_tokens][cols]: the bits of bl__compute_products(). One thread's work: `part` <
+ * max_parts says whose scratch is free. */
 void bl__compute_dots(const bl__compute *compute, const bl__linear *linear, size_t first, size_t n,
-                      const float *x, size_t part, float *out);
+                      const float *x, size_t n_tokens, size_t part, float *out);
 
 /* out[dim] = row `row` of a table. */
 void bl__compute_row(const bl__compute *compute, const bl__linear *table, size_t row, float *out);

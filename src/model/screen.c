@@ -9,7 +9,12 @@
 #include "base/checked.h"
 #include "model/compute.h"
 
-enum { LARGEST_DIGITS = 8191 }; /* 64 * 128 - 1 */
+enum { LARGEST_OF_TWO = 8191 /* 64 * 128 - 1 */, LARGEST_OF_ONE = 127 };
+
+/* A token whose largest element is at most so many times their root mean square has an error of one
+ * digit about as large as that of the copy's rows. It is 3.5 or so for normal ones; activations of
+ * trained models with a few large elements need two digits. */
+static const double ONE_DIGIT_CREST = 5;
 
 /* Norms up to here are bounded: their products stay far from the largest float. */
 static const double LARGEST_NORM = 1e18;
@@ -145,21 +150,25 @@ void bl__screen_extend(bl__screen *screen, bl__compute *compute, const bl__linea
 
 /* ---- activations ---- */
 
-/* Splits x into digits; returns sum (x - step (128 high + low))^2. */
+/* Splits x into out->n_digits digits; returns sum (x - step (128 high + low))^2. */
 static double split(const float *x, size_t cols, double max, int8_t *digits, bl__screen_x *out) {
     double residual_squares = 0;
+    size_t n_digits = out->n_digits, stride = n_digits * BL_SCREEN_COLS;
+    double largest = n_digits == 2 ? LARGEST_OF_TWO : LARGEST_OF_ONE;
     out->digits = digits;
-    out->step = (float)(max / LARGEST_DIGITS);
+    out->step = (float)(max / largest);
     out->high_sum = out->low_sum = 0;
-    memset(digits, 0, (cols + BL_SCREEN_COLS - 1) / BL_SCREEN_COLS * 2 * BL_SCREEN_COLS);
+    memset(digits, 0, (cols + BL_SCREEN_COLS - 1) / BL_SCREEN_COLS * stride);
     for (size_t c = 0; c < cols; c++) {
-        int32_t value = (int32_t)lrint((double)x[c] * (LARGEST_DIGITS / max));
-        int32_t high = (value + 64 + 8192) / 128 - 64, low = value - 128 * high;
-        int8_t *to = digits + c / BL_SCREEN_COLS * 2 * BL_SCREEN_COLS + c % BL_SCREEN_COLS;
+        int32_t value = (int32_t)lrint((double)x[c] * (largest / max)), high = value;
+        int8_t *to = digits + c / BL_SCREEN_COLS * stride + c % BL_SCREEN_COLS;
+        if (n_digits == 2) {
+            high = (value + 64 + 8192) / 128 - 64;
+            to[BL_SCREEN_COLS] = (int8_t)(value - 128 * high);
+            out->low_sum += value - 128 * high;
+        }
         to[0] = (int8_t)high;
-        to[BL_SCREEN_COLS] = (int8_t)low;
         out->high_sum += high;
-        out->low_sum += low;
         double residual = (double)x[c] - (double)out->step * value;
         residual_squares += residual * residual;
     }
@@ -188,7 +197,8 @@ static void weigh_residual(const float *x, size_t cols, double squares, bl__scre
     }
 }
 
-bool bl__screen_prepare(const float *x, size_t cols, int8_t *digits, bl__screen_x *out) {
+bool bl__screen_prepare(const float *x, size_t cols, uint32_t min_digits, int8_t *digits,
+                        bl__screen_x *out) {
     double squares = 0, max = 0;
     for (size_t c = 0; c < cols; c++) {
         double a = fabs((double)x[c]);
@@ -198,6 +208,9 @@ bool bl__screen_prepare(const float *x, size_t cols, int8_t *digits, bl__screen_
     double norm = sqrt(squares);
     if (!(norm < LARGEST_NORM && max > 1 / LARGEST_NORM))
         return false;
+    bool one =
+        min_digits == 1 && max * max * (double)cols <= ONE_DIGIT_CREST * ONE_DIGIT_CREST * squares;
+    out->n_digits = one ? 1 : 2;
     double residual = sqrt(split(x, cols, max, digits, out));
     weigh_residual(x, cols, squares, out);
     /* Roundings of the exact logit's lanes, and of the copy's own arithmetic (below 16). */

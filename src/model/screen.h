@@ -38,9 +38,10 @@ void bl__screen_extend(bl__screen *screen, struct bl__compute *compute,
                        const struct bl__linear *head, size_t n_tiles, float *scratch);
 size_t bl__screen_scratch_floats(size_t cols);
 
-/* What a token's bound needs of x[cols]. digits: int8[2 * cols rounded up to 4]. False when x has
- * no bound worth having: it is not finite, or all zeros, or far from the range of a norm's output.
- */
-bool bl__screen_prepare(const float *x, size_t cols, int8_t *digits, bl__screen_x *out);
+/* What a token's bound needs of x[cols]. min_digits: 2, or 1 for as many as pay when products, not
+ * bytes, take the time. digits: int8[2 * cols rounded up to 4]. False when x has no bound worth
+ * having: it is not finite, or all zeros, or far from the range of a norm's output. */
+bool bl__screen_prepare(const float *x, size_t cols, uint32_t min_digits, int8_t *digits,
+                        bl__screen_x *out);
 
 #endif

@@ -118,10 +118,10 @@ static void append(bl_session *s, size_t sequence, const bl_token *tokens, size_
             s->wanted[row] = (uint32_t)row;
         }
         if (all_logits) {
-            bl__session_forward(s, n, n, all_logits + at * vocab);
+            bl__session_forward(s, n, n, NULL, all_logits + at * vocab);
         } else {
             s->wanted[0] = (uint32_t)(n - 1);
-            bl__session_forward(s, n, last && (last_logits || to_head), last_logits);
+            bl__session_forward(s, n, last && (last_logits || to_head), NULL, last_logits);
         }
     }
     if (all_logits && to_head)
@@ -169,7 +169,8 @@ static bl_status check_items(bl_session *s, const bl_batch_item *items, size_t n
 }
 
 /* Evaluates n_items <= n_batch items, the rows sorted by sequence; returns how many logits. */
-static size_t eval_items(bl_session *s, const bl_batch_item *items, size_t n_items, float *logits) {
+static size_t eval_items(bl_session *s, const bl_batch_item *items, size_t n_items,
+                         const bl_reach *reaches, float *logits) {
     size_t n_wanted = 0, first = 0;
     for (size_t q = 0; q < s->n_sequences; q++)
         s->sequences[q].n_batch = 0;
@@ -189,12 +190,12 @@ static size_t eval_items(bl_session *s, const bl_batch_item *items, size_t n_ite
         if (items[i].wants_logits)
             s->wanted[n_wanted++] = (uint32_t)row;
     }
-    bl__session_forward(s, n_items, n_wanted, logits);
+    bl__session_forward(s, n_items, n_wanted, reaches, logits);
     return n_wanted;
 }
 
-bl_status bl_session_eval_batch(bl_session *s, const bl_batch_item *items, size_t n_items,
-                                float *logits, bl_error *err) {
+bl_status bl_session_eval_best(bl_session *s, const bl_batch_item *items, size_t n_items,
+                               const bl_reach *reaches, float *logits, bl_error *err) {
     bl_status status = check_items(s, items, n_items, logits, err);
     if (!status)
         status = reserve(s, 0, s->n_sequences, err);
@@ -202,22 +203,29 @@ bl_status bl_session_eval_batch(bl_session *s, const bl_batch_item *items, size_
         return status;
     for (size_t at = 0, n; at < n_items; at += n) {
         n = bl__min_size(s->n_batch, n_items - at);
-        size_t n_wanted = eval_items(s, items + at, n, logits);
+        size_t n_wanted = eval_items(s, items + at, n, reaches, logits);
         if (logits)
             logits += n_wanted * s->model->hparams.vocab;
+        if (reaches)
+            reaches += n_wanted;
     }
     return BL_OK;
+}
+
+bl_status bl_session_eval_batch(bl_session *s, const bl_batch_item *items, size_t n_items,
+                                float *logits, bl_error *err) {
+    return bl_session_eval_best(s, items, n_items, NULL, logits, err);
 }
 
 const float *bl_session_logits(bl_session *s) {
     return bl__head_all(&s->head, &s->compute);
 }
 const float *bl_session_best_logits(bl_session *s, const bl_reach *reach) {
-    return bl__head_best(&s->head, &s->compute, reach->n_best, reach->margin);
+    return bl__head_best(&s->head, &s->compute, reach);
 }
 const float *bl_session_allowed_logits(bl_session *s, const bl_reach *reach,
                                        const uint64_t *allowed) {
-    return bl__head_allowed(&s->head, &s->compute, reach->n_best, reach->margin, allowed);
+    return bl__head_allowed(&s->head, &s->compute, reach, allowed);
 }
 size_t bl_session_n_past(const bl_session *s) {
     return s->sequences[0].n_past;

@@ -250,7 +250,8 @@ static void ffn_block(bl_session *s, size_t i, size_t n_tokens) {
     s->kernels->add(s->x, s->delta, n_tokens * h->dim);
 }
 
-void bl__session_forward(bl_session *s, size_t n_tokens, size_t n_wanted, float *logits) {
+void bl__session_forward(bl_session *s, size_t n_tokens, size_t n_wanted, const bl_reach *reaches,
+                         float *logits) {
     const bl_model *m = s->model;
     size_t dim = m->hparams.dim;
     for (size_t t = 0; t < n_tokens; t++)
@@ -265,6 +266,10 @@ void bl__session_forward(bl_session *s, size_t n_tokens, size_t n_wanted, float 
     bl__pool_run(s->pool, norm_part, &b, bl__min_size(n_wanted, s->compute.max_parts));
     if (!logits) {
         bl__head_take(&s->head, s->normed);
+        return;
+    }
+    if (reaches) {
+        bl__head_rows(&s->head, &s->compute, s->normed, n_wanted, reaches, logits);
         return;
     }
     const bl__product head = {&m->head, logits};

@@ -49,9 +49,11 @@ struct bl_session {
 };
 
 /* Evaluates row_tokens[n_tokens], n_tokens <= n_batch, which spans[n_spans] cover in order, and
- * writes logits: float[n_wanted][vocab] of rows wanted[n_wanted]; NULL leaves the one row that is
- * wanted to the session's head. Texts stay as they are. */
-void bl__session_forward(bl_session *session, size_t n_tokens, size_t n_wanted, float *logits);
+ * writes logits: float[n_wanted][vocab] of rows wanted[n_wanted], those within reaches[n_wanted]
+ * or, when it is NULL, all. NULL as logits leaves the one row that is wanted to the session's head.
+ * Texts stay as they are. */
+void bl__session_forward(bl_session *session, size_t n_tokens, size_t n_wanted,
+                         const bl_reach *reaches, float *logits);
 
 /* The states of the first n_tokens rows of the last batch, as the output head would see them:
  * float[n_tokens][dim]. For batches whose logits nobody wanted. */

@@ -23,11 +23,11 @@ bl__work bl__session_work(const bl_session *session);
 /* The model that a session runs. */
 const bl_model *bl__session_model(const bl_session *session);
 
-/* How the output head was read so far, by bl_session_best_logits(). */
+/* How the output head was read so far, by bl_session_best_logits() and bl_session_eval_best(). */
 typedef struct bl__head_counts {
     uint64_t n_tokens;   /* whose logits were asked for */
     uint64_t copy_bytes; /* of the low-bit copy */
-    uint64_t rows;       /* of the head itself */
+    uint64_t rows;       /* of the head itself; once for tokens that meet a row together */
     uint64_t n_whole;    /* tokens for which all rows were read */
 } bl__head_counts;
 bl__head_counts bl__session_head_counts(const bl_session *session);

@@ -279,46 +279,71 @@ static void check_half_dots(const bl__kernels *k) {
         }
 }
 
-/* mode 0: any codes and digits; 1: the largest of one sign; 2: codes 0 with digits -64; 3: rows
- * whose scale, error and norm are infinite. */
+/* A token of random digits or, by mode, of the largest of either sign. */
+static bl__screen_x fill_digits(uint8_t *digits, size_t groups, uint32_t n_digits, int mode) {
+    int most = n_digits == 2 ? 64 : 127;
+    bl__screen_x x = {.digits = (const int8_t *)digits, .n_digits = n_digits, .step = 0.013f};
+    for (size_t d = 0; d < groups * 4 * n_digits; d++) {
+        int digit = mode == 1   ? most
+                    : mode == 2 ? -most
+                                : (int)bl__random_below(&rng, 2 * (size_t)most + 1) - most;
+        digits[d] = (uint8_t)digit;
+        *(n_digits == 1 || d % 8 < 4 ? &x.high_sum : &x.low_sum) += digit;
+    }
+    fill_floats(&x.of_scale, 1, 0);
+    fill_floats(&x.of_error, 1, 0);
+    fill_floats(&x.of_norm, 1, 0);
+    fill_floats(&x.of_any, 1, 0);
+    return x;
+}
+
+/* mode 0: any codes and digits; 1: the largest of one sign; 2: codes 0 with the lowest digits; 3:
+ * rows whose scale, error and norm are infinite. */
+static void check_screen_of(const bl__kernels *k, size_t cols, size_t n_tiles, size_t n_tokens,
+                            int mode) {
+    enum { MAX_TILES = 5, MAX_TOKENS = 33, ROWS = MAX_TILES * 16 };
+    size_t groups = (cols + 3) / 4, bytes = n_tiles * bl__screen_tile_bytes(cols);
+    guarded tiles = guarded_alloc(bytes, true), digits[MAX_TOKENS];
+    size_t stride = n_tiles * 16 + n_tokens % 3;
+    size_t n_floats = (n_tokens - 1) * stride + n_tiles * 16;
+    guarded upper = guarded_alloc(n_floats * sizeof(float), true);
+    static float want[MAX_TOKENS * (ROWS + 2)];
+    bl__screen_x x[MAX_TOKENS];
+    for (size_t b = 0; b < bytes; b++)
+        tiles.data[b] = mode == 1 ? 255 : mode == 2 ? 0 : (uint8_t)bl__random_below(&rng, 256);
+    for (size_t t = 0; t < n_tiles; t++) {
+        float *head = (float *)(void *)(tiles.data + t * bl__screen_tile_bytes(cols));
+        fill_floats(head, 48, 0);
+        for (size_t r = 0; mode == 3 && r < 48; r += 5)
+            head[r] = INFINITY;
+    }
+    uint32_t n_digits = 1 + (uint32_t)bl__random_below(&rng, 2);
+    for (size_t t = 0; t < n_tokens; t++) {
+        if (bl__random_below(&rng, 8) == 0)
+            n_digits = 3 - n_digits;
+        digits[t] = guarded_alloc(groups * 4 * n_digits, true);
+        x[t] = fill_digits(digits[t].data, groups, n_digits, mode);
+        if (n_tokens > 1 && bl__random_below(&rng, 8) == 0)
+            x[t].n_digits = 0; /* nothing is written */
+    }
+    memset(upper.data, 0, n_floats * sizeof(float));
+    memset(want, 0, sizeof want);
+    ref.screen_rows(tiles.data, cols, n_tiles, x, n_tokens, want, stride);
+    k->screen_rows(tiles.data, cols, n_tiles, x, n_tokens, (float *)(void *)upper.data, stride);
+    assert_same_bits((float *)(void *)upper.data, want, n_floats, "screen_rows");
+    guarded_free(tiles);
+    for (size_t t = 0; t < n_tokens; t++)
+        guarded_free(digits[t]);
+    guarded_free(upper);
+}
+
 static void check_screen(const bl__kernels *k) {
-    enum { MAX_TILES = 3, MAX_COLS = 2567 };
     for (size_t i = 0; i < 80; i++)
-        for (int mode = 0; mode < 4; mode++) {
-            size_t cols = i < 70 ? i + 1 : MAX_COLS - i, n_tiles = 1 + i % MAX_TILES;
-            size_t groups = (cols + 3) / 4, bytes = n_tiles * bl__screen_tile_bytes(cols);
-            guarded tiles = guarded_alloc(bytes, true), digits = guarded_alloc(groups * 8, true);
-            guarded upper = guarded_alloc(n_tiles * 16 * sizeof(float), true);
-            float want[MAX_TILES * 16];
-            bl__screen_x x = {.digits = (const int8_t *)digits.data, .step = 0.013f};
-            for (size_t b = 0; b < bytes; b++)
-                tiles.data[b] = mode == 1   ? 255
-                                : mode == 2 ? 0
-                                            : (uint8_t)bl__random_below(&rng, 256);
-            for (size_t t = 0; t < n_tiles; t++) {
-                float *head = (float *)(void *)(tiles.data + t * bl__screen_tile_bytes(cols));
-                fill_floats(head, 48, 0);
-                for (size_t r = 0; mode == 3 && r < 48; r += 5)
-                    head[r] = INFINITY;
-            }
-            for (size_t d = 0; d < groups * 8; d++) {
-                int digit = mode == 1   ? 64
-                            : mode == 2 ? -64
-                                        : (int)bl__random_below(&rng, 129) - 64;
-                digits.data[d] = (uint8_t)digit;
-                *(d % 8 < 4 ? &x.high_sum : &x.low_sum) += digit;
-            }
-            fill_floats(&x.of_scale, 1, 0);
-            fill_floats(&x.of_error, 1, 0);
-            fill_floats(&x.of_norm, 1, 0);
-            fill_floats(&x.of_any, 1, 0);
-            ref.screen_rows(tiles.data, cols, n_tiles, &x, want);
-            k->screen_rows(tiles.data, cols, n_tiles, &x, (float *)(void *)upper.data);
-            assert_same_bits((float *)(void *)upper.data, want, n_tiles * 16, "screen_rows");
-            guarded_free(tiles);
-            guarded_free(digits);
-            guarded_free(upper);
-        }
+        for (int mode = 0; mode < 4; mode++)
+            check_screen_of(k, i < 70 ? i + 1 : 2567 - i, 1 + i % 3, 1, mode);
+    for (size_t n_tokens = 2; n_tokens <= 33; n_tokens++)
+        for (int mode = 0; mode < 4; mode++)
+            check_screen_of(k, 1 + bl__random_below(&rng, 60), 1 + n_tokens % 5, n_tokens, mode);
 }
 
 static void check_weighted_sum(const bl__kernels *k) {
@@ -681,22 +706,30 @@ static void bench_halves(const bl__kernels *k) {
 }
 
 static void bench_screen(const bl__kernels *k) {
-    enum { ROWS = 65536, COLS = 2560 };
+    enum { ROWS = 65536, COLS = 2560, MOST = 32 };
     size_t bytes = ROWS / 16 * bl__screen_tile_bytes(COLS);
     uint8_t *tiles = aligned_alloc(64, bytes);
-    int8_t *digits = calloc(COLS, 2);
-    float *upper = calloc(ROWS, sizeof *upper);
-    bl__screen_x x = {.digits = digits, .step = 1};
-    double best = 1e9;
+    int8_t *digits = calloc(COLS * MOST, 2);
+    float *upper = calloc((size_t)ROWS * MOST, sizeof *upper);
+    bl__screen_x x[MOST];
     memset(tiles, 1, bytes);
-    for (int i = 0; i < 7; i++) {
-        double start = seconds();
-        k->screen_rows(tiles, COLS, ROWS / 16, &x, upper);
-        double took = seconds() - start;
-        best = took < best ? took : best;
-    }
-    printf("%-12s screen_rows %dx%d: %8.1f us, %5.1f GB/s\n", k->level, ROWS, COLS, best * 1e6,
-           1e-9 * (double)bytes / best);
+    for (uint32_t n_digits = 2; n_digits > 0; n_digits--)
+        for (size_t n = 1; n <= MOST; n *= n < 4 ? 4 : 2) {
+            double best = 1e9;
+            for (size_t t = 0; t < n; t++)
+                x[t] = (bl__screen_x){
+                    .digits = digits + t * COLS * 2, .n_digits = n_digits, .step = 1};
+            for (int i = 0; i < 5; i++) {
+                double start = seconds();
+                k->screen_rows(tiles, COLS, ROWS / 16, x, n, upper, ROWS);
+                double took = seconds() - start;
+                best = took < best ? took : best;
+            }
+            printf("%-12s screen_rows %dx%d, %2zu tokens of %u digits: %8.1f us, %5.1f GB/s, "
+                   "%5.0f Gop/s\n",
+                   k->level, ROWS, COLS, n, n_digits, best * 1e6, 1e-9 * (double)bytes / best,
+                   2e-9 * ROWS * COLS * (double)(n * n_digits) / best);
+        }
     free(tiles);
     free(digits);
     free(upper);

@@ -113,8 +113,9 @@ static inline void write_upper(int32x4_t high, int32x4_t low, const uint8_t *hea
     float32x4_t scale = vreinterpretq_f32_u8(vld1q_u8(head));
     float32x4_t error = vreinterpretq_f32_u8(vld1q_u8(head + 64));
     float32x4_t norm = vreinterpretq_f32_u8(vld1q_u8(head + 128));
-    float32x4_t about = vmulq_n_f32(vcvtq_f32_s32(high), 128.0f);
-    about = vaddq_f32(about, vcvtq_f32_s32(low));
+    float32x4_t about = vcvtq_f32_s32(high);
+    if (x->n_digits == 2)
+        about = vaddq_f32(vmulq_n_f32(about, 128.0f), vcvtq_f32_s32(low));
     about = vmulq_f32(vmulq_n_f32(about, x->step), scale);
     float32x4_t bound = vaddq_f32(vmulq_n_f32(scale, x->of_scale), vmulq_n_f32(error, x->of_error));
     bound = vaddq_f32(bound, vmulq_n_f32(norm, x->of_norm));
@@ -122,29 +123,39 @@ static inline void write_upper(int32x4_t high, int32x4_t low, const uint8_t *hea
     vst1q_f32(upper, vaddq_f32(about, bound));
 }
 
-/* Two rows of four columns are eight products, added in pairs: two sums a row. */
+/* Four rows and one of n_digits digits (a constant after inlining). Two rows of four columns are
+ * eight products, added in pairs: two sums a row. */
+static inline __attribute__((always_inline)) int32x4_t
+dot_digit(const uint8_t *codes, const int8_t *digits, size_t n_digits, size_t n_groups) {
+    int32x4_t sums[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
+    for (size_t g = 0; g < n_groups; g++, codes += 64, digits += 4 * n_digits) {
+        int8x16_t q = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(codes), vdupq_n_u8(128)));
+        int8x8_t digit = vreinterpret_s8_s32(vdup_n_s32((int32_t)bl__load_u32(digits)));
+        sums[0] = vpadalq_s16(sums[0], vmull_s8(vget_low_s8(q), digit));
+        sums[1] = vpadalq_s16(sums[1], vmull_s8(vget_high_s8(q), digit));
+    }
+    return vpaddq_s32(sums[0], sums[1]);
+}
+
 static void screen_rows(const uint8_t *tiles, size_t cols, size_t n_tiles, const bl__screen_x *x,
-                        float *upper) {
+                        size_t n_tokens, float *upper, size_t stride) {
     size_t n_groups = (cols + BL_SCREEN_COLS - 1) / BL_SCREEN_COLS;
-    size_t stride = bl__screen_tile_bytes(cols);
-    for (size_t tile = 0; tile < n_tiles; tile++, tiles += stride, upper += BL_SCREEN_ROWS)
-        for (size_t part = 0; part < 4; part++) { /* four rows each */
+    for (size_t i = 0; i < n_tiles; i++, tiles += bl__screen_tile_bytes(cols))
+        for (size_t j = 0; j < n_tokens * 4; j++) { /* four rows and a token each */
+            size_t part = j % 4, t = j / 4;
             const uint8_t *codes = tiles + BL_SCREEN_HEAD_BYTES + 16 * part;
-            const int8_t *digits = x->digits;
-            int32x4_t high[2], low[2];
-            high[0] = high[1] = low[0] = low[1] = vdupq_n_s32(0);
-            for (size_t g = 0; g < n_groups; g++, codes += 64, digits += 8) {
-                int8x16_t q = vreinterpretq_s8_u8(veorq_u8(vld1q_u8(codes), vdupq_n_u8(128)));
-                int32x2_t both = vreinterpret_s32_s8(vld1_s8(digits));
-                int8x8_t of_high = vreinterpret_s8_s32(vdup_lane_s32(both, 0));
-                int8x8_t of_low = vreinterpret_s8_s32(vdup_lane_s32(both, 1));
-                high[0] = vpadalq_s16(high[0], vmull_s8(vget_low_s8(q), of_high));
-                high[1] = vpadalq_s16(high[1], vmull_s8(vget_high_s8(q), of_high));
-                low[0] = vpadalq_s16(low[0], vmull_s8(vget_low_s8(q), of_low));
-                low[1] = vpadalq_s16(low[1], vmull_s8(vget_high_s8(q), of_low));
+            const int8_t *digits = x[t].digits;
+            int32x4_t high, low = vdupq_n_s32(0);
+            if (x[t].n_digits == 0)
+                continue;
+            if (x[t].n_digits == 2) {
+                high = dot_digit(codes, digits, 2, n_groups);
+                low = dot_digit(codes, digits + BL_SCREEN_COLS, 2, n_groups);
+            } else {
+                high = dot_digit(codes, digits, 1, n_groups);
             }
-            write_upper(vpaddq_s32(high[0], high[1]), vpaddq_s32(low[0], low[1]), tiles + 16 * part,
-                        x, upper + 4 * part);
+            write_upper(high, low, tiles + 16 * part, &x[t],
+                        upper + t * stride + i * BL_SCREEN_ROWS + 4 * part);
         }
 }
 

@@ -143,26 +143,30 @@ static void dot_rows_bf16(const uint16_t *w, size_t w_stride, size_t n_rows, siz
     dot_halves(true, w, w_stride, n_rows, cols, x, x_stride, n_tokens, out, out_stride);
 }
 
-static void screen_rows(const uint8_t *tiles, size_t cols, size_t n_tiles, const bl__screen_x *x,
-                        float *upper) {
+/* What row r of a tile can give at most. */
+static float upper_of(const uint8_t *tile, size_t r, size_t cols, const bl__screen_x *x) {
     size_t n_groups = (cols + BL_SCREEN_COLS - 1) / BL_SCREEN_COLS;
-    for (size_t i = 0; i < n_tiles * BL_SCREEN_ROWS; i++) {
-        const uint8_t *tile = tiles + i / BL_SCREEN_ROWS * bl__screen_tile_bytes(cols);
-        size_t r = i % BL_SCREEN_ROWS;
-        const uint8_t *codes = tile + BL_SCREEN_HEAD_BYTES + BL_SCREEN_COLS * r;
-        float scale = bl__load_f32(tile + 4 * r), error = bl__load_f32(tile + 64 + 4 * r);
-        float norm = bl__load_f32(tile + 128 + 4 * r);
-        int32_t high = 0, low = 0;
-        for (size_t g = 0; g < n_groups; g++)
-            for (size_t c = 0; c < BL_SCREEN_COLS; c++) {
-                int32_t q = codes[g * BL_SCREEN_ROWS * BL_SCREEN_COLS + c] - 128;
-                high += q * x->digits[2 * BL_SCREEN_COLS * g + c];
-                low += q * x->digits[2 * BL_SCREEN_COLS * g + BL_SCREEN_COLS + c];
-            }
-        float about = ((float)high * 128.0f + (float)low) * x->step * scale;
-        upper[i] =
-            about + (scale * x->of_scale + error * x->of_error + norm * x->of_norm + x->of_any);
-    }
+    const uint8_t *codes = tile + BL_SCREEN_HEAD_BYTES + BL_SCREEN_COLS * r;
+    float scale = bl__load_f32(tile + 4 * r), error = bl__load_f32(tile + 64 + 4 * r);
+    float norm = bl__load_f32(tile + 128 + 4 * r);
+    int32_t sums[2] = {0};
+    for (size_t g = 0; g < n_groups; g++)
+        for (size_t d = 0; d < x->n_digits; d++)
+            for (size_t c = 0; c < BL_SCREEN_COLS; c++)
+                sums[d] += (codes[g * BL_SCREEN_ROWS * BL_SCREEN_COLS + c] - 128) *
+                           x->digits[(g * x->n_digits + d) * BL_SCREEN_COLS + c];
+    float whole = x->n_digits == 2 ? (float)sums[0] * 128.0f + (float)sums[1] : (float)sums[0];
+    return whole * x->step * scale +
+           (scale * x->of_scale + error * x->of_error + norm * x->of_norm + x->of_any);
+}
+
+static void screen_rows(const uint8_t *tiles, size_t cols, size_t n_tiles, const bl__screen_x *x,
+                        size_t n_tokens, float *upper, size_t stride) {
+    for (size_t t = 0; t < n_tokens; t++)
+        for (size_t i = 0; x[t].n_digits && i < n_tiles * BL_SCREEN_ROWS; i++)
+            upper[t * stride + i] =
+                upper_of(tiles + i / BL_SCREEN_ROWS * bl__screen_tile_bytes(cols),
+                         i % BL_SCREEN_ROWS, cols, &x[t]);
 }
 
 static void weighted_sum(const float *p, const float *v, size_t v_stride, size_t n_rows,

@@ -122,8 +122,10 @@ static inline void write_upper(__m256i high, __m256i low, const uint8_t *head,
     __m256 scale = _mm256_loadu_ps((const float *)(const void *)head);
     __m256 error = _mm256_loadu_ps((const float *)(const void *)(head + 64));
     __m256 norm = _mm256_loadu_ps((const float *)(const void *)(head + 128));
-    __m256 about = _mm256_mul_ps(_mm256_cvtepi32_ps(high), _mm256_set1_ps(128.0f));
-    about = _mm256_add_ps(about, _mm256_cvtepi32_ps(low));
+    __m256 about = _mm256_cvtepi32_ps(high);
+    if (x->n_digits == 2)
+        about =
+            _mm256_add_ps(_mm256_mul_ps(about, _mm256_set1_ps(128.0f)), _mm256_cvtepi32_ps(low));
     about = _mm256_mul_ps(_mm256_mul_ps(about, _mm256_set1_ps(x->step)), scale);
     __m256 bound = _mm256_add_ps(_mm256_mul_ps(scale, _mm256_set1_ps(x->of_scale)),
                                  _mm256_mul_ps(error, _mm256_set1_ps(x->of_error)));
@@ -134,31 +136,58 @@ static inline void write_upper(__m256i high, __m256i low, const uint8_t *head,
 
 /* Codes are q + 128, and the digits' sums take the 128 away again. A pair of products is at most
  * 2 x 255 x 64 = 32,640 in magnitude: digits are that small so that int16 holds it. */
-static void screen_rows(const uint8_t *tiles, size_t cols, size_t n_tiles, const bl__screen_x *x,
-                        float *upper) {
+static void screen_two_digits(const uint8_t *tile, size_t n_groups, const bl__screen_x *x,
+                              float *upper) {
     const __m256i ones = _mm256_set1_epi16(1);
-    size_t n_groups = (cols + BL_SCREEN_COLS - 1) / BL_SCREEN_COLS;
-    size_t stride = bl__screen_tile_bytes(cols);
-    for (size_t tile = 0; tile < n_tiles; tile++, tiles += stride, upper += BL_SCREEN_ROWS) {
-        const uint8_t *codes = tiles + BL_SCREEN_HEAD_BYTES;
-        const int8_t *digits = x->digits;
-        __m256i high[2], low[2];
-        high[0] = high[1] = _mm256_set1_epi32(-128 * x->high_sum);
-        low[0] = low[1] = _mm256_set1_epi32(-128 * x->low_sum);
-        for (size_t g = 0; g < n_groups; g++, codes += 64, digits += 8) {
-            __m256i of_high = broadcast4(digits), of_low = broadcast4(digits + 4);
-            __builtin_prefetch(codes + SCREEN_AHEAD_BYTES);
-            for (size_t half = 0; half < 2; half++) {
-                __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)codes + half);
-                __m256i a = _mm256_madd_epi16(_mm256_maddubs_epi16(w, of_high), ones);
-                __m256i b = _mm256_madd_epi16(_mm256_maddubs_epi16(w, of_low), ones);
-                high[half] = _mm256_add_epi32(high[half], a);
-                low[half] = _mm256_add_epi32(low[half], b);
-            }
+    const uint8_t *codes = tile + BL_SCREEN_HEAD_BYTES;
+    const int8_t *digits = x->digits;
+    __m256i high[2], low[2];
+    high[0] = high[1] = _mm256_set1_epi32(-128 * x->high_sum);
+    low[0] = low[1] = _mm256_set1_epi32(-128 * x->low_sum);
+    for (size_t g = 0; g < n_groups; g++, codes += 64, digits += 8) {
+        __m256i of_high = broadcast4(digits), of_low = broadcast4(digits + 4);
+        __builtin_prefetch(codes + SCREEN_AHEAD_BYTES);
+        for (size_t half = 0; half < 2; half++) {
+            __m256i w = _mm256_loadu_si256((const __m256i *)(const void *)codes + half);
+            __m256i a = _mm256_madd_epi16(_mm256_maddubs_epi16(w, of_high), ones);
+            __m256i b = _mm256_madd_epi16(_mm256_maddubs_epi16(w, of_low), ones);
+            high[half] = _mm256_add_epi32(high[half], a);
+            low[half] = _mm256_add_epi32(low[half], b);
         }
-        write_upper(high[0], low[0], tiles, x, upper);
-        write_upper(high[1], low[1], tiles + 32, x, upper + 8);
     }
+    write_upper(high[0], low[0], tile, x, upper);
+    write_upper(high[1], low[1], tile + 32, x, upper + 8);
+}
+
+/* One digit is up to 127: |q| <= 128 takes q's sign from it, and a pair is at most 32,512. */
+static void screen_one_digit(const uint8_t *tile, size_t n_groups, const bl__screen_x *x,
+                             float *upper) {
+    const __m256i ones = _mm256_set1_epi16(1), offset = _mm256_set1_epi8((char)0x80);
+    const uint8_t *codes = tile + BL_SCREEN_HEAD_BYTES;
+    __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+    for (size_t g = 0; g < n_groups; g++, codes += 64) {
+        __m256i digit = broadcast4(x->digits + g * BL_SCREEN_COLS);
+        __builtin_prefetch(codes + SCREEN_AHEAD_BYTES);
+        for (size_t half = 0; half < 2; half++) {
+            __m256i q = _mm256_loadu_si256((const __m256i *)(const void *)codes + half);
+            q = _mm256_xor_si256(q, offset);
+            __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(q), _mm256_sign_epi8(digit, q));
+            sums[half] = _mm256_add_epi32(sums[half], _mm256_madd_epi16(pairs, ones));
+        }
+    }
+    write_upper(sums[0], sums[0], tile, x, upper);
+    write_upper(sums[1], sums[1], tile + 32, x, upper + 8);
+}
+
+static void screen_rows(const uint8_t *tiles, size_t cols, size_t n_tiles, const bl__screen_x *x,
+                        size_t n_tokens, float *upper, size_t stride) {
+    size_t n_groups = (cols + BL_SCREEN_COLS - 1) / BL_SCREEN_COLS;
+    for (size_t i = 0; i < n_tiles; i++) /* a tile stays in the second cache for all tokens */
+        for (size_t t = 0; t < n_tokens; t++)
+            if (x[t].n_digits)
+                (x[t].n_digits == 2 ? screen_two_digits : screen_one_digit)(
+                    tiles + i * bl__screen_tile_bytes(cols), n_groups, &x[t],
+                    upper + t * stride + i * BL_SCREEN_ROWS);
 }
 
 void bl__head_fill_avx2(bl__kernels *table) {

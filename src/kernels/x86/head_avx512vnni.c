@@ -101,47 +101,139 @@ static inline __m512i broadcast4(const int8_t *digits) {
     return _mm512_set1_epi32(four);
 }
 
-/* Codes are q + 128, and the digits' sums take the 128 away again. Two sums for each digit hide the
- * latency of the dot-product instruction. */
-static void screen_rows(const uint8_t *tiles, size_t cols, size_t n_tiles, const bl__screen_x *x,
-                        float *upper) {
-    enum { GROUP_BYTES = BL_SCREEN_ROWS * BL_SCREEN_COLS, DIGITS = 2 * BL_SCREEN_COLS };
-    size_t n_groups = (cols + BL_SCREEN_COLS - 1) / BL_SCREEN_COLS;
-    size_t stride = bl__screen_tile_bytes(cols);
-    for (size_t tile = 0; tile < n_tiles; tile++, tiles += stride, upper += BL_SCREEN_ROWS) {
-        const uint8_t *codes = tiles + BL_SCREEN_HEAD_BYTES;
-        __m512i high[2], low[2];
-        high[0] = _mm512_set1_epi32(-128 * x->high_sum);
-        low[0] = _mm512_set1_epi32(-128 * x->low_sum);
-        high[1] = low[1] = _mm512_setzero_si512();
-        size_t g = 0;
-        for (; g + 2 <= n_groups; g += 2)
+/* upper[16] of a tile's rows, whose sums these are. */
+static inline __attribute__((always_inline)) void write_upper(__m512i high, __m512i low,
+                                                              const uint8_t *tile,
+                                                              const bl__screen_x *x,
+                                                              size_t n_digits, float *upper) {
+    __m512 scale = _mm512_loadu_ps(tile), error = _mm512_loadu_ps(tile + 64);
+    __m512 norm = _mm512_loadu_ps(tile + 128), about = _mm512_cvtepi32_ps(high);
+    if (n_digits == 2)
+        about =
+            _mm512_add_ps(_mm512_mul_ps(about, _mm512_set1_ps(128.0f)), _mm512_cvtepi32_ps(low));
+    about = _mm512_mul_ps(_mm512_mul_ps(about, _mm512_set1_ps(x->step)), scale);
+    __m512 bound = _mm512_add_ps(_mm512_mul_ps(scale, _mm512_set1_ps(x->of_scale)),
+                                 _mm512_mul_ps(error, _mm512_set1_ps(x->of_error)));
+    bound = _mm512_add_ps(bound, _mm512_mul_ps(norm, _mm512_set1_ps(x->of_norm)));
+    bound = _mm512_add_ps(bound, _mm512_set1_ps(x->of_any));
+    _mm512_storeu_ps(upper, _mm512_add_ps(about, bound));
+}
+
+enum { GROUP_BYTES = BL_SCREEN_ROWS * BL_SCREEN_COLS, MOST_SUMS = 12 };
+
+/* One tile and one token, at the pace of memory. Codes are q + 128, and the digits' sums take the
+ * 128 away again. Two sums for each digit hide the latency of the dot-product instruction. */
+static inline __attribute__((always_inline)) void screen_tile(const uint8_t *tile, size_t n_groups,
+                                                              const bl__screen_x *x,
+                                                              size_t n_digits, float *upper) {
+    const uint8_t *codes = tile + BL_SCREEN_HEAD_BYTES;
+    __m512i sums[2][2];
+    size_t g = 0;
+    sums[0][0] = _mm512_set1_epi32(-128 * x->high_sum);
+    sums[0][1] = _mm512_set1_epi32(-128 * x->low_sum);
+    sums[1][0] = sums[1][1] = _mm512_setzero_si512();
+    for (; g + 2 <= n_groups; g += 2)
 #pragma GCC unroll 2
-            for (size_t i = 0; i < 2; i++) {
-                const int8_t *digits = x->digits + (g + i) * DIGITS;
-                const uint8_t *from = codes + (g + i) * GROUP_BYTES;
-                __m512i w = _mm512_loadu_si512(from);
-                __builtin_prefetch(from + SCREEN_AHEAD_BYTES);
-                high[i] = _mm512_dpbusd_epi32(high[i], w, broadcast4(digits));
-                low[i] = _mm512_dpbusd_epi32(low[i], w, broadcast4(digits + BL_SCREEN_COLS));
-            }
-        if (g < n_groups) {
-            __m512i w = _mm512_loadu_si512(codes + g * GROUP_BYTES);
-            const int8_t *digits = x->digits + g * DIGITS;
-            high[0] = _mm512_dpbusd_epi32(high[0], w, broadcast4(digits));
-            low[0] = _mm512_dpbusd_epi32(low[0], w, broadcast4(digits + BL_SCREEN_COLS));
+        for (size_t i = 0; i < 2; i++) {
+            const uint8_t *from = codes + (g + i) * GROUP_BYTES;
+            __m512i w = _mm512_loadu_si512(from);
+            __builtin_prefetch(from + SCREEN_AHEAD_BYTES);
+#pragma GCC unroll 2
+            for (size_t d = 0; d < n_digits; d++)
+                sums[i][d] = _mm512_dpbusd_epi32(
+                    sums[i][d], w,
+                    broadcast4(x->digits + ((g + i) * n_digits + d) * BL_SCREEN_COLS));
         }
-        __m512 hundreds = _mm512_cvtepi32_ps(_mm512_add_epi32(high[0], high[1]));
-        __m512 units = _mm512_cvtepi32_ps(_mm512_add_epi32(low[0], low[1]));
-        __m512 scale = _mm512_loadu_ps(tiles), error = _mm512_loadu_ps(tiles + 64);
-        __m512 norm = _mm512_loadu_ps(tiles + 128);
-        __m512 about = _mm512_add_ps(_mm512_mul_ps(hundreds, _mm512_set1_ps(128.0f)), units);
-        about = _mm512_mul_ps(_mm512_mul_ps(about, _mm512_set1_ps(x->step)), scale);
-        __m512 bound = _mm512_add_ps(_mm512_mul_ps(scale, _mm512_set1_ps(x->of_scale)),
-                                     _mm512_mul_ps(error, _mm512_set1_ps(x->of_error)));
-        bound = _mm512_add_ps(bound, _mm512_mul_ps(norm, _mm512_set1_ps(x->of_norm)));
-        bound = _mm512_add_ps(bound, _mm512_set1_ps(x->of_any));
-        _mm512_storeu_ps(upper, _mm512_add_ps(about, bound));
+    for (size_t d = 0; g < n_groups && d < n_digits; d++)
+        sums[0][d] =
+            _mm512_dpbusd_epi32(sums[0][d], _mm512_loadu_si512(codes + g * GROUP_BYTES),
+                                broadcast4(x->digits + (g * n_digits + d) * BL_SCREEN_COLS));
+    write_upper(_mm512_add_epi32(sums[0][0], sums[1][0]), _mm512_add_epi32(sums[0][1], sums[1][1]),
+                tile, x, n_digits, upper);
+}
+
+/* n_tiles tiles (two at most) and n tokens of n_digits digits (constants after inlining, n *
+ * n_digits <= MOST_SUMS): a digit that is broadcast meets the rows of both tiles. */
+static inline __attribute__((always_inline)) void
+screen_some(const uint8_t *tiles, size_t tile_bytes, size_t n_tiles, size_t n_groups,
+            const bl__screen_x *x, size_t n, size_t n_digits, float *upper, size_t stride) {
+    __m512i sums[2][MOST_SUMS];
+#pragma GCC unroll 12
+    for (size_t s = 0; s < n * n_digits; s++)
+#pragma GCC unroll 2
+        for (size_t i = 0; i < n_tiles; i++)
+            sums[i][s] = _mm512_set1_epi32(
+                -128 * (s % n_digits ? x[s / n_digits].low_sum : x[s / n_digits].high_sum));
+    for (size_t g = 0; g < n_groups; g++) {
+        __m512i w[2];
+#pragma GCC unroll 2
+        for (size_t i = 0; i < n_tiles; i++) {
+            const uint8_t *from = tiles + i * tile_bytes + BL_SCREEN_HEAD_BYTES + g * GROUP_BYTES;
+            w[i] = _mm512_loadu_si512(from);
+            __builtin_prefetch(from + SCREEN_AHEAD_BYTES);
+        }
+#pragma GCC unroll 12
+        for (size_t s = 0; s < n * n_digits; s++) {
+            __m512i digits =
+                broadcast4(x[s / n_digits].digits + (g * n_digits + s % n_digits) * BL_SCREEN_COLS);
+#pragma GCC unroll 2
+            for (size_t i = 0; i < n_tiles; i++)
+                sums[i][s] = _mm512_dpbusd_epi32(sums[i][s], w[i], digits);
+        }
+    }
+#pragma GCC unroll 12
+    for (size_t t = 0; t < n; t++)
+#pragma GCC unroll 2
+        for (size_t i = 0; i < n_tiles; i++)
+            write_upper(sums[i][t * n_digits], sums[i][t * n_digits + n_digits - 1],
+                        tiles + i * tile_bytes, &x[t], n_digits,
+                        upper + t * stride + i * BL_SCREEN_ROWS);
+}
+
+/* Any number of tokens of n_digits digits. */
+static inline __attribute__((always_inline)) void
+screen_tokens(const uint8_t *tiles, size_t tile_bytes, size_t n_tiles, size_t n_groups,
+              const bl__screen_x *x, size_t n, size_t n_digits, float *upper, size_t stride) {
+    size_t t = 0;
+    for (; t + 12 / n_digits <= n; t += 12 / n_digits)
+        screen_some(tiles, tile_bytes, n_tiles, n_groups, x + t, 12 / n_digits, n_digits,
+                    upper + t * stride, stride);
+    for (; t + 4 <= n; t += 4)
+        screen_some(tiles, tile_bytes, n_tiles, n_groups, x + t, 4, n_digits, upper + t * stride,
+                    stride);
+    for (; t + 2 <= n; t += 2)
+        screen_some(tiles, tile_bytes, n_tiles, n_groups, x + t, 2, n_digits, upper + t * stride,
+                    stride);
+    for (; t < n; t++)
+        for (size_t i = 0; i < n_tiles; i++)
+            screen_tile(tiles + i * tile_bytes, n_groups, x + t, n_digits,
+                        upper + t * stride + i * BL_SCREEN_ROWS);
+}
+
+/* One tile or two after the other meet all tokens, which stay in the second cache. */
+static void screen_rows(const uint8_t *tiles, size_t cols, size_t n_tiles, const bl__screen_x *x,
+                        size_t n_tokens, float *upper, size_t stride) {
+    size_t n_groups = (cols + BL_SCREEN_COLS - 1) / BL_SCREEN_COLS;
+    size_t tile_bytes = bl__screen_tile_bytes(cols), most = n_tokens > 1 ? 2 : 1;
+    for (size_t tile = 0, n_here; tile < n_tiles; tile += n_here) {
+        const uint8_t *from = tiles + tile * tile_bytes;
+        float *to = upper + tile * BL_SCREEN_ROWS;
+        n_here = n_tiles - tile < most ? 1 : most;
+        for (size_t t = 0, n; t < n_tokens; t += n) {
+            uint32_t n_digits = x[t].n_digits;
+            for (n = 1; t + n < n_tokens && x[t + n].n_digits == n_digits;)
+                n++;
+            if (n_digits == 0)
+                continue;
+            if (n_here == 2 && n_digits == 2)
+                screen_tokens(from, tile_bytes, 2, n_groups, x + t, n, 2, to + t * stride, stride);
+            else if (n_here == 2)
+                screen_tokens(from, tile_bytes, 2, n_groups, x + t, n, 1, to + t * stride, stride);
+            else if (n_digits == 2)
+                screen_tokens(from, tile_bytes, 1, n_groups, x + t, n, 2, to + t * stride, stride);
+            else
+                screen_tokens(from, tile_bytes, 1, n_groups, x + t, n, 1, to + t * stride, stride);
+        }
     }
 }
 
