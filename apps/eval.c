@@ -54,9 +54,9 @@ static const option_group GROUPS[] = {{"Options", OPTIONS, sizeof OPTIONS / size
 typedef struct course {
     const char *model, *file;
     const bl_eval_set *set;
-    bl__outfile *samples; /* or NULL */
-    bl_error *err;
-    bl_status sample_status;
+    bl__outfile *samples;    /* or NULL */
+    bl_status sample_status; /* why samples cannot be written */
+    bl_error sample_err;
     bool is_shown;
     double shown_at;
 } course;
@@ -75,16 +75,16 @@ static bl_status write_sample(course *c, const bl_eval_answer *a) {
     char *text = line ? json_dumps(line, 0) : NULL;
     json_decref(line);
     if (!text) {
-        *c->err = (bl_error){.code = BL_ERR_MEMORY};
-        snprintf(c->err->message, sizeof c->err->message,
+        c->sample_err = (bl_error){.code = BL_ERR_MEMORY};
+        snprintf(c->sample_err.message, sizeof c->sample_err.message,
                  "--samples: a name that is not UTF-8, or memory is short");
         return BL_ERR_MEMORY;
     }
-    bl_status status = bl__outfile_write(c->samples, text, strlen(text), c->err);
+    bl_status status = bl__outfile_write(c->samples, text, strlen(text), &c->sample_err);
     json_free_t release;
     json_get_alloc_funcs(NULL, &release);
     release(text);
-    return status ? status : bl__outfile_write(c->samples, "\n", 1, c->err);
+    return status ? status : bl__outfile_write(c->samples, "\n", 1, &c->sample_err);
 }
 
 static bool take_answer(void *user, const bl_eval_answer *answer, const bl_eval_result *r,
@@ -167,15 +167,14 @@ static int run_file(const evaluation *e, course *c, const bl_model *model,
                                                .n_threads = (uint32_t)s->threads,
                                                .cache_type = cache_type_of(s->cache_type)}};
     bl_eval_result result;
-    bl_error err, sample_err;
-    c->err = &sample_err;
+    bl_error err;
     c->sample_status = BL_OK;
     bl_status status =
         bl_eval_run(model, tokenizer, c->set, &params, take_answer, c, &result, &err);
     if (c->is_shown)
         fputs("\r\033[K", stderr);
     if (status)
-        return c->sample_status ? complain(NULL, c->sample_status, &sample_err)
+        return c->sample_status ? complain(NULL, c->sample_status, &c->sample_err)
                                 : complain(c->file, status, &err);
     if (!e->rows)
         print_row(c, &result);
