@@ -812,6 +812,31 @@ def the_server_itself(c):
     page.get_by_text("Nothing found.").wait_for()
 
 
+def long_lists(c):
+    for i in range(70):
+        now = c.state.now()
+        c.state.conversations[f"{i:032x}"] = {
+            "id": f"{i:032x}", "object": "conversation", "created_at": now, "updated_at": now,
+            "revision": 0, "title": f"Number {i}", "model": "", "settings": {},
+            "messages": [{"role": "user", "content": f"Words {i}", "details": {}},
+                         {"role": "assistant", "content": "Yes.", "details": {}}]}
+    page = c.visit()
+    c.wait_rows(50)
+    page.get_by_role("button", name="Show more").click()
+    c.wait_rows(70)
+    assert page.locator("#more").is_hidden()
+    row = page.locator("#list li", has_text="Number 3").last
+    row.scroll_into_view_if_needed()
+    row.hover()
+    row.locator("button").click()
+    with page.expect_download() as download:  # of one that is not open
+        page.get_by_role("menuitem", name="Markdown").click()
+    text = Path(download.value.path()).read_text(encoding="utf-8")
+    assert text == "# Number 3\n\n## You\n\nWords 3\n\n## Assistant\n\nYes.\n", text
+    assert page.locator("#welcome").is_visible()
+    c.shot("long-list")
+
+
 PHONE = {"viewport": {"width": 360, "height": 740}, "has_touch": True, "is_mobile": True}
 CHECKS = [
     (first_visit, {}), (whole_answer, {}), (stop_keeps_what_there_is, {}), (regenerate, {}),
@@ -820,7 +845,7 @@ CHECKS = [
     (injection, {}), (failures_are_told, {}), (api_key_is_asked_for, {}),
     (waits_for_the_model, {}), (goes_on_when_the_store_fails, {}), (without_a_store, {}),
     (two_windows, {}), (answers_go_on_unseen, {}), (closing_keeps_what_there_is, {}),
-    (follows_the_end, {}),
+    (follows_the_end, {}), (long_lists, {}),
 ]
 
 

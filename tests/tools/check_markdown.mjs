@@ -124,5 +124,21 @@ for (const [name, text] of Object.entries(HOSTILE)) {
 const whole = CASES.map(([text]) => text).join("\n\n");
 for (let end = 0; end <= whole.length; end++)
   for (const block of parse(whole.slice(0, end))) blockNode(block);
+/* Soups of marks: only known elements and attributes come out, and only addresses of the web. */
+const TAGS = "p h3 h4 h5 h6 em strong del code a br hr ul ol li blockquote div table thead tbody tr th td pre span button";
+const ATTRIBUTES = / (href="(https?:\/\/|mailto:)[^"\s]*"|(rel|target|class|start|scope|tabindex|role|aria-label|type|data-action)="[^"]*")/;
+const SOUP = ["*", "**", "_", "~~", "`", "```", "[", "](", ")", "![", "<", ">", "<script>", "</p>", "&lt;", "\\", "\n", "\n\n", " ", "  ", "- ", "1. ", "> ", "# ", "|", "|-|", "a", "é", "http://x.y", "javascript:z", "\"", "onload=", "mailto:q", "---", "\t", "\u0000"];
+let seed = 1;
+const draw = (n) => (seed = (seed * 48271) % 2147483647) % n;
+const walk = (node, depth, text) => {
+  if (node.tag !== null && !TAGS.split(" ").includes(node.tag)) check(text, node.tag, "a known element");
+  for (const one of node.attributes) if (!ATTRIBUTES.test(one)) check(text, one, "a known attribute");
+  if (depth > 100) check(text, depth, "less depth");
+  for (const child of node.children) walk(child, depth + 1, text);
+};
+for (let i = 0; i < 4000; i++) {
+  const text = Array.from({ length: draw(60) }, () => SOUP[draw(SOUP.length)]).join("");
+  for (const block of parse(text)) walk(blockNode(block), 0, text);
+}
 console.log(`${CASES.length} texts, ${ADDRESSES.length} addresses, ${Object.keys(HOSTILE).length} hostile`);
 process.exit(failed ? 1 : 0);
