@@ -11,7 +11,7 @@
 
 enum {
     BL_JSON_MAX_DIGITS = 15, /* of a number: what a double holds whatever they are */
-    BL_JSON_MAX_INDENT = 40  /* blanks after a new line */
+    BL_JSON_MAX_INDENT = 20  /* blanks after a new line */
 };
 
 /* The rules of JSON without a schema; BL_NET_NONE until they are asked for. */

@@ -121,6 +121,15 @@ second = anew[len(first + first):]
 assert answers == first + second + second, (answers, anew)
 assert b"> " not in both.stdout and b"tok/s" in both.stderr
 
+# Every answer is one value of a schema.
+with open(f"{work}/schema", "w") as file:
+    json.dump({"type": "object", "properties": {"sure": {"type": "boolean"}, "why": {"type": "string", "maxLength": 20}},
+               "required": ["sure", "why"]}, file)
+bound = piped("Hello\nAnd you?\n", *template, "-n", "100", "-q", "--json-schema", f"{work}/schema").stdout.decode()
+first_value, end = json.JSONDecoder().raw_decode(bound)
+for value in first_value, json.loads(bound[end:]):
+    assert list(value) == ["sure", "why"] and type(value["sure"]) is bool and len(value["why"]) <= 20, bound
+
 # No template: said, and done plainly.
 plain = piped("Hello\n", "-sys", "Be kind.")
 assert plain.returncode == 0 and plain.stdout, plain
