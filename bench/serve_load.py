@@ -35,23 +35,23 @@ def words(n, seed):
 
 
 class Client:
-    """One connection that streams completions and notes when their tokens came. It reads bytes, and parses no more of
-    them than it must: a client that is slower than the server would measure itself."""
+    """Streams completions and notes when their tokens came, each on a connection of its own. It reads bytes, and parses no
+    more of them than it must: a client that is slower than the server would measure itself."""
 
     def __init__(self, url):
         parts = urllib.parse.urlsplit(url)
-        self.socket = socket.create_connection((parts.hostname, parts.port), timeout=600)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.address = (parts.hostname, parts.port)
 
     def stream(self, prompt, n_tokens, seed=1):
         body = json.dumps({"prompt": prompt, "max_tokens": n_tokens, "stream": True, "seed": seed, "ignore_eos": True,
                            "temperature": 0.8, "stream_options": {"include_usage": True}, "cache_prompt": True}).encode()
         head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         started = time.monotonic()
-        self.socket.sendall(head.encode() + body)
+        connection = socket.create_connection(self.address, timeout=600)
+        connection.sendall(head.encode() + body)
         times, data, at = [], b"", 0
         while not data.endswith(b"\r\n0\r\n\r\n"):
-            part = self.socket.recv(1 << 16)
+            part = connection.recv(1 << 16)
             if not part:
                 sys.exit(f"the server hung up: {data[-300:]}")
             data += part
@@ -61,6 +61,7 @@ class Client:
                 at = found.end()
             if at == 0 and data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 200"):
                 sys.exit(data[:400].decode(errors="replace"))
+        connection.close()
         usage = USAGE.search(data)
         return {"started": started, "times": times, "ended": time.monotonic(),
                 "prompt_tokens": int(PROMPT.search(data)[1]) if PROMPT.search(data) else None,
