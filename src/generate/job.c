@@ -223,11 +223,32 @@ static bool draw(bl__job *job, const float *logits, bl_token *token) {
                                "was forbidden");
 }
 
+/* Tells the sampler of the prompt, once. */
+static void accept_prompt(bl__job *job) {
+    for (size_t i = 0; i < job->n_prompt && !job->accepted; i++)
+        bl_sampler_accept(job->sampler, job->prompt[i]);
+    job->accepted = true;
+}
+
+bl_reach bl__job_reach(bl__job *job) {
+    const bl_reach all = {.n_best = 0};
+    if (job->logprobs || job->score_prompt || job->matcher)
+        return all;
+    for (size_t i = 0; i < job->n_biases; i++)
+        if (job->biases[i].bias > 0)
+            return all; /* it may lift a token from anywhere */
+    accept_prompt(job);
+    bl_reach reach = bl_sampler_reach(job->sampler);
+    if (reach.margin > 0 && job->n_biases > 0)
+        return all;
+    if (reach.n_best > 0) /* so many of the best may be lowered */
+        reach.n_best += job->n_biases;
+    return reach;
+}
+
 bool bl__job_draw(bl__job *job, float *logits, size_t vocab) {
-    if (!job->accepted) {
-        for (size_t i = 0; i < job->n_prompt; i++)
-            bl_sampler_accept(job->sampler, job->prompt[i]);
-        job->accepted = true;
+    accept_prompt(job);
+    if (job->first_drawn <= 0) {
         job->first_drawn = bl__seconds_now();
     }
     if (job->only_prompt)

@@ -137,6 +137,8 @@ bl_status bl__job_create(const bl__job_params *params, const bl_tokenizer *token
 /* Gives up one of the two ownerships: the scheduler's and that of whoever submitted. */
 void bl__job_release(bl__job *job);
 
+/* Which logits can decide the next draw, and what else is asked of them. */
+bl_reach bl__job_reach(bl__job *job);
 /* Draws from logits: float[vocab], which it may change, and hands the piece to the sink. Returns
  * false when the job is over, with end.outcome and end.reason set; else job->token is what to
  * evaluate next. */

@@ -43,6 +43,7 @@ struct bl__scheduler {
     size_t n_reserved;    /* pages of the cache that the active ones may come to need */
     bl_batch_item *items; /* [n_batch + n_parallel] */
     size_t n_items;
+    bl_reach *reaches;     /* [n_parallel + MAX_SCORED]: of the rows of logits */
     float *logits;         /* float[n_parallel + MAX_SCORED][vocab] */
     float *states;         /* float[MAX_EMBEDDED][dim] */
     double *write_seconds; /* [n_parallel + 1]: of a step that only writes, by texts; 0: unknown */
@@ -218,7 +219,8 @@ static void add_prompt(bl__scheduler *s, bl__job *job, size_t *n_rows) {
         add_item(s, job, job->prompt[at], wants);
         if (wants && job->row == SIZE_MAX)
             job->row = *n_rows;
-        *n_rows += wants;
+        if (wants)
+            s->reaches[(*n_rows)++] = bl__job_reach(job);
     }
 }
 
@@ -258,7 +260,8 @@ static size_t compose(bl__scheduler *s, size_t *n_writing) {
         if (job->token < 0)
             continue;
         add_item(s, job, job->token, true);
-        job->row = n_rows++;
+        job->row = n_rows;
+        s->reaches[n_rows++] = bl__job_reach(job);
     }
     *n_writing = s->n_items;
     share_budget(s, prompt_budget(s, *n_writing));
@@ -388,7 +391,8 @@ static void step(bl__scheduler *s) {
     double start = bl__seconds_now();
     bl_status status;
     do { /* what is kept goes when the room is needed */
-        status = bl_session_eval_batch(s->session, s->items, s->n_items, s->logits, &err);
+        status =
+            bl_session_eval_best(s->session, s->items, s->n_items, s->reaches, s->logits, &err);
     } while (status == BL_ERR_CONTEXT_FULL && bl__prefixes_evict(&s->prefixes));
     double end = bl__seconds_now();
     if (status != BL_OK) {
@@ -458,10 +462,11 @@ static bl_status allocate(bl__scheduler *s, bl_error *err) {
     s->items = bl__malloc_array(s->n_batch + s->n_parallel, sizeof *s->items);
     if (bl__mul_size(s->n_parallel + MAX_SCORED, s->vocab, &n_logits))
         s->logits = bl__malloc_array(n_logits, sizeof *s->logits);
+    s->reaches = bl__malloc_array(s->n_parallel + MAX_SCORED, sizeof *s->reaches);
     s->states = bl__malloc_array((size_t)MAX_EMBEDDED * s->dim, sizeof *s->states);
     s->write_seconds = bl__calloc(s->n_parallel + 1, sizeof *s->write_seconds);
     s->prefixes.places = bl__calloc(n_sequences, sizeof *s->prefixes.places);
-    if (!s->active || !s->items || !s->logits || !s->states || !s->write_seconds ||
+    if (!s->active || !s->items || !s->reaches || !s->logits || !s->states || !s->write_seconds ||
         !s->prefixes.places)
         return bl__fail(err, BL_ERR_MEMORY, "no memory for %u texts at the same time",
                         s->n_parallel);
@@ -528,6 +533,7 @@ void bl__scheduler_free(bl__scheduler *s) {
     bl__free(s->active);
     bl__free(s->items);
     bl__free(s->logits);
+    bl__free(s->reaches);
     bl__free(s->states);
     bl__free(s->write_seconds);
     bl__free(s->prefixes.places);

@@ -81,7 +81,10 @@ static bl__scheduler *start(uint32_t n_parallel, uint32_t max_queued) {
         .n_parallel = n_parallel,
         .n_kept = 4,
         .max_queued = max_queued,
-        .session = {.n_ctx = N_CTX, .n_threads = 1, .n_batch = 32}};
+        .session = {.n_ctx = N_CTX,
+                    .n_threads = 1, /* alone whole heads, together screened ones */
+                    .head = n_parallel == 1 ? BL_HEAD_FULL : BL_HEAD_SCREENED,
+                    .n_batch = 32}};
     if (bl__scheduler_create(model, tokenizer, &params, &s, &err))
         fail_msg("%s", err.message);
     return s;
