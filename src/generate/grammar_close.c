@@ -56,6 +56,7 @@ static uint32_t dequeue(bl__states *s) {
 }
 
 void bl__set_add(bl__states *s, uint32_t node, uint32_t set) {
+    bl__states_work(s, 1);
     if (s->status || (set = bl__set_within(s, set, s->net->need[node])) == BL_NET_NONE)
         return;
     if (s->stamps[node] == s->stamp) {

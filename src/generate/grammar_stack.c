@@ -9,8 +9,8 @@
 
 enum {
     FIRST_ROOM = 64,
-    MAX_STATES = 1 << 16,
-    MAX_PLACES = 1 << 22, /* of all states */
+    MAX_STATES = 1 << 15,
+    MAX_PLACES = 1 << 21, /* of all states */
     MANY = 4              /* a quarter of the limits is taken for many */
 };
 
@@ -182,9 +182,7 @@ uint32_t bl__set_union(bl__states *s, uint32_t a, uint32_t b) {
     if (a == b)
         return a;
     size_t n_a = s->sets[a].n, n_b = s->sets[b].n, n = 0, i = 0, j = 0;
-    s->work += n_a + n_b;
-    if (s->work > BL_MAX_WORK)
-        bl__states_fail(s, BL_ERR_LIMIT);
+    bl__states_work(s, n_a + n_b);
     if (s->status || !reserve_scratch(s, n_a + n_b))
         return BL_NET_NONE;
     const uint32_t *x = s->members + s->sets[a].first, *y = s->members + s->sets[b].first;
@@ -374,6 +372,7 @@ uint32_t bl__states_find_step(bl__states *s, uint32_t state, uint8_t byte) {
     bl__set_begin(s);
     for (uint32_t i = first; i < first + n && !s->status; i++) {
         bl__place p = s->places[i];
+        bl__states_work(s, s->net->first[p.node + 1] - s->net->first[p.node]);
         for (uint32_t e = s->net->first[p.node]; e < s->net->first[p.node + 1]; e++) {
             const bl__net_edge *edge = &s->net->edges[e];
             if (edge->kind != BL_EDGE_BYTES)

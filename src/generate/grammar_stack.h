@@ -90,7 +90,7 @@ typedef struct bl__states {
     uint32_t *scratch; /* a set in the making */
     size_t scratch_room;
     bool finds_end;
-    uint64_t work;    /* members of sets that were joined; whoever looks ahead sets it to 0 */
+    uint64_t work;    /* steps taken; whoever looks ahead sets it to 0 */
     bl_status status; /* of the last call: BL_ERR_MEMORY, BL_ERR_LIMIT */
 } bl__states;
 
@@ -124,12 +124,18 @@ uint32_t bl__states_forget(bl__states *s, uint32_t state);
 
 enum {
     BL_MAX_FOUND = 1 << 15,  /* nodes of a set, and repetitions to be run: more is too ambiguous */
-    BL_MAX_FRAMES = 1 << 20, /* frames, and sets of them */
-    BL_MAX_MEMBERS = 1 << 22,
+    BL_MAX_FRAMES = 1 << 19, /* frames, and sets of them */
+    BL_MAX_MEMBERS = 1 << 21,
     BL_MAX_WORK = 1 << 25 /* some 0.1 s */
 };
 
 void bl__states_fail(bl__states *s, bl_status status);
+/* Counts steps; too many are a failure. */
+static inline void bl__states_work(bl__states *s, size_t n_steps) {
+    s->work += n_steps;
+    if (s->work > BL_MAX_WORK)
+        bl__states_fail(s, BL_ERR_LIMIT);
+}
 /* Makes room for one more element; false, and s->status, when there is none. */
 bool bl__states_grow(bl__states *s, void **array, size_t size, size_t n, size_t *room, size_t most);
 

@@ -361,6 +361,27 @@ static void test_ambiguous(void **state) {
     bl_grammar_free(grammar);
 }
 
+/* A state of very many places costs a bounded time for all tokens together. */
+static void test_wide(void **state) {
+    (void)state;
+    static char text[1 << 19];
+    size_t n = (size_t)snprintf(text, sizeof text, "root ::= (.* (");
+    for (int i = 0; i < 12000; i++)
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s[a-z %d]{2} \"%d\"", i ? " | " : "",
+                              i % 10, i);
+    n += (size_t)snprintf(text + n, sizeof text - n, "))\n");
+    bl_grammar *grammar = NULL;
+    bl_matcher *matcher = NULL;
+    const uint64_t *mask;
+    assert_int_equal(bl_grammar_from_gbnf(text, n, &grammar, NULL), BL_OK);
+    bl_status status = bl_matcher_create(grammar, trie, &matcher, NULL);
+    if (status == BL_OK)
+        status = bl_matcher_mask(matcher, &mask, NULL);
+    assert_int_equal(status, BL_ERR_LIMIT);
+    bl_matcher_free(matcher);
+    bl_grammar_free(grammar);
+}
+
 static void test_allowed_draws(void **state) {
     (void)state;
     bl_sampler_params params = bl_sampler_default_params();
@@ -443,11 +464,12 @@ static int tear_down(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_notation),   cmocka_unit_test(test_repetition),
-        cmocka_unit_test(test_recursion),  cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_masks),      cmocka_unit_test(test_matcher),
-        cmocka_unit_test(test_forgetting), cmocka_unit_test(test_ambiguous),
-        cmocka_unit_test(test_memory),     cmocka_unit_test(test_allowed_draws),
+        cmocka_unit_test(test_notation),      cmocka_unit_test(test_repetition),
+        cmocka_unit_test(test_recursion),     cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_masks),         cmocka_unit_test(test_matcher),
+        cmocka_unit_test(test_forgetting),    cmocka_unit_test(test_ambiguous),
+        cmocka_unit_test(test_wide),          cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_allowed_draws),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
