@@ -153,9 +153,9 @@ int fail_error(const char *command_name, const bl_error *err) {
 
 const char *format_bytes(double bytes) {
     static const char *const units[] = {"bytes", "KiB", "MiB", "GiB", "TiB"};
-    static char texts[4][32];
+    static char texts[8][32];
     static unsigned next;
-    char *text = texts[next++ % 4];
+    char *text = texts[next++ % 8];
     size_t unit = 0;
     for (; bytes >= 1024 && unit < 4; unit++)
         bytes /= 1024;

@@ -47,7 +47,7 @@ int fail_error(const char *command_name, const bl_error *err);
 const char *bold_on(int fd);
 const char *style_off(int fd);
 
-/* "1.5 GiB"; the text is in a static buffer that the fourth next call reuses. */
+/* "1.5 GiB"; the text is in a static buffer that the eighth next call reuses. */
 const char *format_bytes(double bytes);
 double seconds_now(void); /* since some moment in the past */
 

@@ -3,9 +3,11 @@
 
 #include <stdatomic.h>
 #include <stdbool.h>
+#include <stdint.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include "base/checked.h"
 #include "bitloom/status.h"
@@ -95,6 +97,12 @@ void *bl__pages_alloc(size_t size) {
     if (size >= HUGE_PAGE)
         (void)madvise(memory, size, MADV_HUGEPAGE);
     return memory;
+}
+
+void bl__pages_scatter(void *memory, size_t size) {
+    size_t page = (size_t)sysconf(_SC_PAGESIZE), skip = (size_t)(-(uintptr_t)memory & (page - 1));
+    if (skip < size)
+        (void)madvise((char *)memory + skip, (size - skip) / page * page, MADV_NOHUGEPAGE);
 }
 
 void bl__pages_free(void *memory, size_t size) {

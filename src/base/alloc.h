@@ -21,6 +21,8 @@ void bl__aligned_free(void *memory);
 /* Zeroed pages straight from the system, taken up only as they are touched; huge ones where the
  * system gives them. Release with bl__pages_free() and the same size. */
 void *bl__pages_alloc(size_t size);
+/* Asks for small pages in a part of such memory, for what is used here and there. Only a hint. */
+void bl__pages_scatter(void *memory, size_t size);
 void bl__pages_free(void *memory, size_t size);
 
 /* Test hooks. The n-th allocation from now on fails (1 = the next one), once; 0 = never. */

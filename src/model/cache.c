@@ -5,8 +5,12 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/alloc.h"
 #include "base/checked.h"
 #include "base/half.h"
+
+/* Bytes of a head's pages from which huge pages of the system lose little. */
+enum { HUGE_STREAM = 1 << 22 };
 
 /* Bytes of n cells, a multiple of BL_CACHE_COLS. */
 static size_t cells_bytes(bl_cache_type type, size_t n) {
@@ -36,6 +40,9 @@ void bl__cache_layout(bl__cache *cache, const bl__hparams *h, bl_cache_type type
     cache->value_steps_at = cache->key_steps_at + steps;
     cache->part_bytes = cache->value_steps_at + steps;
     cache->parts = bl__arena_alloc(arena, n_parts, cache->part_bytes);
+    /* First positions are first used in every head's stream: in huge pages that would be all. */
+    if (cache->parts && n_pages * cache->part_bytes < HUGE_STREAM)
+        bl__pages_scatter(cache->parts, n_parts * cache->part_bytes);
 }
 
 uint64_t bl__cache_position_bytes(const bl__cache *cache) {
