@@ -8,7 +8,7 @@
 
 #include "kernels/levels.h"
 
-enum { MOST_TOKENS = 12, MOST_SUMS = 16, AHEAD = 4096 };
+enum { MOST_TOKENS = 6, MOST_SUMS = 12, AHEAD = 4096 };
 
 /* sum += 4-way products of levels with four activations broadcast. Intrinsics would load them into
  * a register first. */
@@ -16,6 +16,14 @@ static inline __m512i dot4(__m512i sum, __m512i levels, const int8_t *q) {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(levels), "m"(*(const int8_t(*)[4])q));
     return sum;
 }
+
+/* Bytes of the columns that four bits say. */
+#define NIBBLE(i)                                                                                  \
+    ((i)&1 ? 0xffu : 0) | ((i)&2 ? 0xff00u : 0) | ((i)&4 ? 0xff0000u : 0) |                        \
+        ((i)&8 ? 0xff000000u : 0)
+static const uint32_t nibbles[16] = {
+    NIBBLE(0), NIBBLE(1), NIBBLE(2),  NIBBLE(3),  NIBBLE(4),  NIBBLE(5),  NIBBLE(6),  NIBBLE(7),
+    NIBBLE(8), NIBBLE(9), NIBBLE(10), NIBBLE(11), NIBBLE(12), NIBBLE(13), NIBBLE(14), NIBBLE(15)};
 
 /* What the lookups of a block of columns need. */
 typedef struct lookup {
@@ -26,20 +34,27 @@ typedef struct lookup {
 /* One block of codes, n_groups x 4 columns, against n tokens (all but q, `of` and which columns are
  * salient constants after inlining): sums[t * n_sums + group % n_sums]. */
 static inline __attribute__((always_inline)) void
-add_codes(__m512i v, const lookup *of, unsigned bits, size_t n_groups, uint64_t salient,
+add_codes(__m512i v, const lookup *of, unsigned bits, size_t n_groups, unsigned salient,
           const int8_t *q, size_t q_stride, size_t n, size_t n_sums, __m512i *sums) {
+    const int8_t *tokens[MOST_TOKENS];
+#pragma GCC unroll 6
+    for (size_t t = 0; t < n; t++) {
+        tokens[t] = q + t * q_stride;
+        __asm__("" : "+r"(tokens[t])); /* else a pointer for each token and group is kept */
+    }
 #pragma GCC unroll 8
     for (size_t g = 0; g < n_groups; g++) {
         __m512i at = _mm512_ternarylogic_epi64(v, of->mask, of->rows, 0xea); /* (v & mask) | rows */
         __m512i w = _mm512_shuffle_epi8(of->table, at);
         if (salient) {
-            __mmask64 m = (salient >> 4 * g & 15) * 0x1111111111111111u;
-            w = _mm512_mask_shuffle_epi8(w, m, of->salient, at);
+            __m512i which = _mm512_set1_epi32((int32_t)nibbles[salient >> 4 * g & 15]);
+            __m512i other = _mm512_shuffle_epi8(of->salient, at);
+            w = _mm512_ternarylogic_epi32(which, other, w, 0xca); /* which ? other : w */
         }
-#pragma GCC unroll 12
+#pragma GCC unroll 6
         for (size_t t = 0; t < n; t++) {
             __m512i *sum = &sums[t * n_sums + g % n_sums];
-            *sum = dot4(*sum, w, q + t * q_stride + 4 * g);
+            *sum = dot4(*sum, w, tokens[t] + 4 * g);
         }
         v = bits == 1 ? _mm512_srli_epi16(v, 1) : _mm512_srli_epi16(v, 2);
     }
@@ -70,7 +85,7 @@ tile_dots(const bl__levels *w, size_t tile, unsigned bits, bool salient, const i
     const uint8_t *bitmap = w->tensor + bl__levels_bitmap_at(w);
     size_t code_cols = bits == 1 ? BL_B1_COLS : BL_T2_COLS, left = w->cols;
     __m512i sums[MOST_SUMS];
-#pragma GCC unroll 16
+#pragma GCC unroll 12
     for (size_t i = 0; i < n * n_sums; i++)
         sums[i] = _mm512_setzero_si512();
     for (; left > 0; table += salient ? 128 : 16u << bits) {
@@ -102,7 +117,7 @@ tile_dots(const bl__levels *w, size_t tile, unsigned bits, bool salient, const i
                 add_codes(v, &of, bits, 4, 0, q + BL_T2_COLS, q_stride, n, n_sums, sums);
         }
     }
-#pragma GCC unroll 12
+#pragma GCC unroll 6
     for (size_t t = 0; t < n; t++) {
         dots[t] = sums[t * n_sums];
 #pragma GCC unroll 4
@@ -121,7 +136,7 @@ some_tokens(const bl__levels *w, size_t tile, unsigned bits, bool salient, const
     __m512 unit = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)units));
     __m512i dots[MOST_TOKENS];
     tile_dots(w, tile, bits, salient, x->q + first * x->stride, x->stride, n, n_sums, dots);
-#pragma GCC unroll 12
+#pragma GCC unroll 6
     for (size_t t = 0; t < n; t++) {
         uint32_t added = (uint32_t)x->sum[first + t] * BL_LEVELS_ZERO;
         __m512i dot = _mm512_sub_epi32(dots[t], _mm512_set1_epi32((int32_t)added));
@@ -136,8 +151,6 @@ static inline __attribute__((always_inline)) void one_tile(const bl__levels *w, 
                                                            const bl__q8 *x, size_t n_tokens,
                                                            float *out, size_t out_stride) {
     size_t t = 0;
-    for (; t + 12 <= n_tokens; t += 12)
-        some_tokens(w, tile, bits, salient, x, t, 12, 1, out, out_stride);
     for (; t + 6 <= n_tokens; t += 6)
         some_tokens(w, tile, bits, salient, x, t, 6, 2, out, out_stride);
     for (; t + 3 <= n_tokens; t += 3)
