@@ -30,7 +30,7 @@ static const option OPTIONS[] = {
     {'o', "output", NULL, OPTION_TEXT, "FILE", COMPRESS(output), 0, 0, NULL,
      "the GGUF file to write; with several methods, their names come before its end"},
     {'m', "method", NULL, OPTION_LIST, "NAME", COMPRESS(methods), 0, 0, NULL,
-     "rtn gptq1 pb-llm billm arb arb-rc haar sign-h arb-h ternary; may be repeated (default "
+     "rtn gptq1 pb-llm billm arb arb-rc haar sign-h arb-h onebit ternary; may be repeated (default "
      "arb-rc)"},
     {0, "calibration", NULL, OPTION_TEXT, "FILE", COMPRESS(calibration), 0, 0, NULL,
      "text that the model is to lose least on, UTF-8; - reads standard input"},

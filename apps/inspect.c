@@ -100,7 +100,12 @@ static void print_group(const char *name, const json_t *group) {
 
 static void print_totals(const json_t *totals) {
     printf("\n%sTOTALS%s\n", bold_on(STDOUT_FILENO), style_off(STDOUT_FILENO));
+    printf("  %-16s %.3f bits for each weight, metadata and padding counted\n", "file",
+           json_number_value(json_object_get(totals, "file_bits_per_weight")));
     print_group("all", totals);
+    const json_t *linears = json_object_get(totals, "linears");
+    if (linears)
+        print_group("linears", linears);
     const json_t *ternary = json_object_get(totals, "ternary");
     if (json_integer_value(json_object_get(ternary, "tensors")) > 0)
         print_group("ternary", ternary);

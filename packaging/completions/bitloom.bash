@@ -17,7 +17,7 @@ _bitloom() {
     local kinds="llama3 gpt2 sentencepiece"
     local embed_types="f32 f16 bf16 q8_0"
     local presets="tiny-1m small-3m 5m 15m 25m 125m 350m 700m 760m 1.3b 2.7b 3b 3.9b"
-    local methods="rtn gptq1 pb-llm billm arb arb-rc haar sign-h arb-h ternary"
+    local methods="rtn gptq1 pb-llm billm arb arb-rc haar sign-h arb-h onebit ternary"
     local options="-h --help" IFS=$' \t\n'
     COMPREPLY=()
 

@@ -95,7 +95,7 @@ complete -c bitloom -n '__fish_seen_subcommand_from convert dummy' -l embed-type
 complete -c bitloom -n '__fish_seen_subcommand_from convert' -l known-answer -d 'keep what the model says in the file'
 complete -c bitloom -n '__fish_seen_subcommand_from convert' -l i2s-order -x -a 'x86 arm' -d 'builds that wrote the i2_s of the input'
 complete -c bitloom -n '__fish_seen_subcommand_from convert compress inspect verify data tokenizer train plot' -F
-complete -c bitloom -n '__fish_seen_subcommand_from compress' -s m -l method -x -a 'rtn gptq1 pb-llm billm arb arb-rc haar sign-h arb-h ternary' -d 'method'
+complete -c bitloom -n '__fish_seen_subcommand_from compress' -s m -l method -x -a 'rtn gptq1 pb-llm billm arb arb-rc haar sign-h arb-h onebit ternary' -d 'method'
 complete -c bitloom -n '__fish_seen_subcommand_from compress' -l calibration -r -F -d 'text to lose least on'
 complete -c bitloom -n '__fish_seen_subcommand_from compress' -l samples -x -d 'pieces of that text'
 complete -c bitloom -n '__fish_seen_subcommand_from compress' -l length -x -d 'tokens of each'

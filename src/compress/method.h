@@ -25,7 +25,7 @@ typedef struct bl__method {
 
 extern const bl__method bl__method_rtn, bl__method_gptq1, bl__method_pb_llm, bl__method_billm,
     bl__method_arb, bl__method_arb_rc, bl__method_arb_h, bl__method_sign_h, bl__method_haar,
-    bl__method_ternary;
+    bl__method_onebit, bl__method_ternary;
 
 /* In the order that lists show; NULL for an unknown name. */
 extern const bl__method *const bl__methods[];

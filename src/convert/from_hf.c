@@ -12,17 +12,20 @@
 #include "base/file.h"
 #include "convert/convert.h"
 #include "convert/hf_metadata.h"
+#include "convert/onebit.h"
 #include "formats/hf_config.h"
 #include "formats/safetensors.h"
 #include "tokenizer/vocab.h"
 
-enum { MAX_HF_NAME = 128 };
+enum { MAX_HF_NAME = 128, N_LINEARS = 7 /* of a layer */ };
 
 struct bl__hf_source {
     bl__hf_config *config;
     bl__tensor_set *set;
     bool *used;           /* bool[set->n_tensors] */
     float *rope_divisors; /* float[head_dim / 2], for llama3 scaling */
+    bl__onebit *onebit;   /* bl__onebit[n_layers * N_LINEARS] of OneBit's checkpoints, or NULL */
+    size_t n_onebit;
 };
 
 /* Everything the planning functions pass on. */
@@ -42,6 +45,7 @@ void bl__hf_source_close(bl__hf_source *source) {
     bl__tensor_set_close(source->set);
     bl__free(source->used);
     bl__free(source->rope_divisors);
+    bl__free(source->onebit);
     bl__free(source);
 }
 
@@ -218,6 +222,66 @@ static bl_status prepare_floats(const planner *p, bl__plan_tensor *tensor) {
     return status || ternary ? status : measure_masters(p, tensor);
 }
 
+/* The scales of OneBit's columns, as a tensor of their own. */
+static bl_status plan_in_scale(const planner *p, uint32_t layer, const char *module,
+                               const char *linear, uint64_t cols) {
+    char hf_name[MAX_HF_NAME], name[BL_PLAN_MAX_NAME];
+    const bl__safetensor *t;
+    bl__plan_tensor *tensor;
+    snprintf(hf_name, sizeof hf_name, "model.layers.%u.%s.input_factor", layer, module);
+    snprintf(name, sizeof name, "blk.%u.%s.in_scale", layer, linear);
+    bl_status status = require_tensor(p, hf_name, &t);
+    if (status || (status = add_floats(p, name, t, cols, 0, &tensor)))
+        return status;
+    if (tensor->source == BL_LAYOUT_BF16)
+        tensor->target = BL_LAYOUT_F32;
+    return BL_OK;
+}
+
+/* A linear of OneBit: signs, packed or of latent weights, between the scales of rows and columns.
+ */
+static bl_status plan_onebit(const planner *p, uint32_t layer, const char *module,
+                             const char *linear, uint64_t rows, uint64_t cols) {
+    char hf_name[MAX_HF_NAME], name[BL_PLAN_MAX_NAME];
+    const uint64_t dims[2] = {cols, rows};
+    bl__onebit *o = &p->source->onebit[p->source->n_onebit++];
+    bl__plan_tensor *tensor;
+    bl_status status;
+    snprintf(hf_name, sizeof hf_name, "model.layers.%u.%s.weight", layer, module);
+    if ((status = require_tensor(p, hf_name, &o->weight)))
+        return status;
+    snprintf(name, sizeof name, "blk.%u.%s.weight", layer, linear);
+    if (!p->options->native && p->options->type != BL_LAYOUT_B1)
+        return bl__fail(p->err, BL_ERR_UNSUPPORTED,
+                        "%s: %s: signs between vectors, which no other program's layout says; "
+                        "possible here: native, %s",
+                        name, bl__layout_get(p->options->type)->name,
+                        bl__layout_get(BL_LAYOUT_B1)->name);
+    bool packed = o->weight->dtype == BL_DTYPE_I8;
+    if (packed && cols % 8 != 0)
+        return bl__fail(p->err, BL_ERR_UNSUPPORTED,
+                        "%s: packed signs of %llu columns, expected a multiple of 8", hf_name,
+                        (unsigned long long)cols);
+    if ((status = check_shape(p, o->weight, rows, packed ? cols / 8 : cols)) ||
+        (!packed && (status = float_layout(p, o->weight, &o->weight_layout))))
+        return status;
+    snprintf(hf_name, sizeof hf_name, "model.layers.%u.%s.weight_scale", layer, module);
+    if ((status = require_tensor(p, hf_name, &o->scale)) ||
+        (status = check_shape(p, o->scale, rows, 0)) ||
+        (status = float_layout(p, o->scale, &o->scale_layout)) ||
+        (status = bl__plan_add(p->plan, (bl__string){.data = name, .len = strlen(name)}, 2, dims,
+                               BL_LAYOUT_F32, NULL, 0, &tensor, p->err)))
+        return status;
+    tensor->make = bl__onebit_make;
+    tensor->origin = o;
+    tensor->linear = true;
+    tensor->ternary = tensor->binary = true;
+    tensor->target = BL_LAYOUT_B1;
+    if (strcmp(linear, "attn_q") == 0 || strcmp(linear, "attn_k") == 0)
+        tensor->head_dim = p->config->head_dim;
+    return plan_in_scale(p, layer, module, linear, cols);
+}
+
 /* One linear of layer `layer`: module such as "self_attn.q_proj". */
 static bl_status plan_linear(const planner *p, uint32_t layer, const char *module,
                              const char *linear, uint64_t rows, uint64_t cols) {
@@ -225,6 +289,8 @@ static bl_status plan_linear(const planner *p, uint32_t layer, const char *modul
     char hf_name[MAX_HF_NAME], scale_name[MAX_HF_NAME], name[BL_PLAN_MAX_NAME];
     const bl__safetensor *t;
     bl__plan_tensor *tensor;
+    if (c->architecture == BL_HF_ONEBIT)
+        return plan_onebit(p, layer, module, linear, rows, cols);
     snprintf(hf_name, sizeof hf_name, "model.layers.%u.%s.weight", layer, module);
     snprintf(scale_name, sizeof scale_name, "model.layers.%u.%s.weight_scale", layer, module);
     snprintf(name, sizeof name, "blk.%u.%s.weight", layer, linear);
@@ -268,7 +334,7 @@ static bl_status plan_layer(const planner *p, uint32_t layer) {
     uint64_t dim = c->dim, ffn_dim = c->ffn_dim;
     uint64_t q_dim = (uint64_t)c->n_heads * c->head_dim;
     uint64_t kv_dim = (uint64_t)c->n_kv_heads * c->head_dim;
-    bool sub_norms = c->architecture != BL_HF_LLAMA;
+    bool sub_norms = c->architecture != BL_HF_LLAMA && c->architecture != BL_HF_ONEBIT;
     bool first = c->architecture == BL_HF_BITNET_1B; /* the first published code's names */
     const char *attn_sub_norm = first ? "self_attn.inner_attn_ln" : "self_attn.attn_sub_norm";
     const char *ffn_sub_norm = first ? "mlp.ffn_layernorm" : "mlp.ffn_sub_norm";
@@ -388,8 +454,9 @@ static bl_status write_vocab(const char *path, const bl__hf_config *config, bl__
 }
 
 static void release_tensor(const bl__plan_tensor *tensor) {
+    const bl__onebit *onebit = tensor->make ? tensor->origin : NULL;
     if (tensor->origin)
-        bl__tensor_set_release(tensor->origin);
+        bl__tensor_set_release(onebit ? onebit->weight : tensor->origin);
 }
 
 bl_status bl__hf_source_open(const char *path, const bl__plan_options *options, bl__pool *pool,
@@ -402,7 +469,11 @@ bl_status bl__hf_source_open(const char *path, const bl__plan_options *options, 
     if ((status = bl__hf_config_read(path, &source->config, err)) ||
         (status = bl__tensor_set_open(path, &source->set, err)))
         goto fail;
-    if (!(source->used = bl__calloc(source->set->n_tensors, sizeof *source->used))) {
+    if (source->config->architecture == BL_HF_ONEBIT)
+        source->onebit =
+            bl__calloc((size_t)source->config->n_layers * N_LINEARS, sizeof *source->onebit);
+    bool complete = source->onebit || source->config->architecture != BL_HF_ONEBIT;
+    if (!(source->used = bl__calloc(source->set->n_tensors, sizeof *source->used)) || !complete) {
         status = bl__fail(err, BL_ERR_MEMORY, "%s: cannot allocate", path);
         goto fail;
     }

@@ -13,7 +13,7 @@
 enum { QUANTIZATION_VERSION = 2, ALIGNMENT = 32, MAX_KEY = 96 };
 
 const char *bl__hf_gguf_architecture(const bl__hf_config *config) {
-    if (config->architecture == BL_HF_LLAMA)
+    if (config->architecture == BL_HF_LLAMA || config->architecture == BL_HF_ONEBIT)
         return "llama";
     return config->activation == BL_HF_SILU ? "bitnet" : "bitnet-b1.58";
 }
@@ -100,6 +100,20 @@ static bl_status write_norm(const bl__hf_config *c, bl__gguf_writer *writer, bl_
     return status || !layer ? status : set_text(writer, "bitloom.norm", "layer", err);
 }
 
+/* OneBit's LayerNorm after each linear, with the eps that its authors leave at PyTorch's default.
+ */
+static bl_status write_linear_norms(const bl__hf_config *c, bl__gguf_writer *writer,
+                                    bl_error *err) {
+    static const char eps[] = "bitloom.linear_norm_epsilon";
+    if (c->architecture == BL_HF_ONEBIT) {
+        bl_status status = bl__gguf_set_f32(writer, eps, 1e-5f, err);
+        return status ? status : set_text(writer, "bitloom.linear_output_norm", "layer", err);
+    }
+    return c->quantized && c->use_rms_norm
+               ? bl__gguf_set_f32(writer, eps, c->linear_rms_norm_eps, err)
+               : BL_OK;
+}
+
 bl_status bl__hf_write_metadata(const bl__hf_config *config, const char *path,
                                 bl__gguf_writer *writer, bl_error *err) {
     const char *architecture = bl__hf_gguf_architecture(config);
@@ -113,10 +127,7 @@ bl_status bl__hf_write_metadata(const bl__hf_config *config, const char *path,
         (status = set_text(writer, "bitloom.activation_quantization",
                            bl__hf_int8_activations(config) ? "int8_token" : "none", err)))
         return status;
-    if (config->quantized && config->use_rms_norm)
-        status = bl__gguf_set_f32(writer, "bitloom.linear_norm_epsilon",
-                                  config->linear_rms_norm_eps, err);
-    return status;
+    return write_linear_norms(config, writer, err);
 }
 
 void bl__hf_rope_divisors(const bl__hf_config *config, float *divisors) {

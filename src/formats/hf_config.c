@@ -134,6 +134,8 @@ static bl_status read_architecture(const source *s, bl__hf_config *c) {
     } known[] = {{"LlamaForCausalLM", "llama", BL_HF_LLAMA},
                  {"BitNetForCausalLM", "bitnet", BL_HF_BITNET},
                  {"BitnetForCausalLM", "bitnet", BL_HF_BITNET_1B},
+                 {"BitLlamaForCausalLMInf", "bitllama", BL_HF_ONEBIT},
+                 {"BitLlamaForCausalLM", "bitllama", BL_HF_ONEBIT},
                  {"BitNetV1ForCausalLM", "bitnet_v1", BL_HF_BITNET_V1}};
     const json_t *list = get(s, "architectures");
     bl_status status = get_text(s, "model_type", &c->model_type);
@@ -156,9 +158,10 @@ static bl_status read_architecture(const source *s, bl__hf_config *c) {
         return BL_OK;
     }
     return unsupported(s, name ? "architectures" : "model_type", name ? name : c->model_type,
-                       name ? "LlamaForCausalLM, BitNetForCausalLM, BitnetForCausalLM or "
+                       name ? "LlamaForCausalLM, BitNetForCausalLM, BitnetForCausalLM, "
+                              "BitLlamaForCausalLM, BitLlamaForCausalLMInf or "
                               "BitNetV1ForCausalLM"
-                            : "llama, bitnet or bitnet_v1");
+                            : "llama, bitnet, bitllama or bitnet_v1");
 }
 
 static bl_status read_sizes(const source *s, bl__hf_config *c) {
@@ -198,7 +201,8 @@ static bl_status read_graph(const source *s, bl__hf_config *c) {
     const char *torch_dtype = NULL;
     bl_status status;
     const char *eps = c->architecture == BL_HF_BITNET_V1 ? "layer_norm_eps" : "rms_norm_eps";
-    c->rms_norm_eps = c->architecture == BL_HF_LLAMA ? 1e-6f : 1e-5f;
+    bool llama = c->architecture == BL_HF_LLAMA || c->architecture == BL_HF_ONEBIT;
+    c->rms_norm_eps = llama ? 1e-6f : 1e-5f;
     if ((status = get_text(s, "hidden_act", &activation)) ||
         (status = get_f32(s, eps, &c->rms_norm_eps)) ||
         (status = get_bool(s, "tie_word_embeddings", &c->tied_head)) ||

@@ -16,6 +16,8 @@ typedef enum bl__hf_architecture {
     BL_HF_LLAMA,     /* LlamaForCausalLM: no sub-norms */
     BL_HF_BITNET,    /* BitNetForCausalLM of transformers: attn_sub_norm, ffn_sub_norm */
     BL_HF_BITNET_1B, /* BitnetForCausalLM of 1bitLLM: inner_attn_ln, ffn_layernorm; float masters */
+    BL_HF_ONEBIT,    /* BitLlamaForCausalLM and BitLlamaForCausalLMInf of OneBit, arXiv 2402.11295:
+                        signs between vectors, LayerNorm without weights after each linear */
     BL_HF_BITNET_V1  /* BitNetV1ForCausalLM, our own: LayerNorms without weights in all places */
 } bl__hf_architecture;
 
@@ -36,9 +38,10 @@ typedef struct bl__hf_config {
     uint32_t head_dim;            /* absent: dim / n_heads; even */
     uint32_t context_length;      /* max_position_embeddings; absent: 2048 */
     bl__hf_activation activation; /* absent: relu2 for BITNET, silu for the others */
-    float rms_norm_eps;           /* BITNET_V1: layer_norm_eps; absent: 1e-6 for LLAMA, else 1e-5 */
-    bool tied_head;               /* tie_word_embeddings; absent: false */
-    const char *dtype;            /* dtype or torch_dtype: "bfloat16" ... */
+    float
+        rms_norm_eps;  /* BITNET_V1: layer_norm_eps; absent: 1e-6 for LLAMA and ONEBIT, else 1e-5 */
+    bool tied_head;    /* tie_word_embeddings; absent: false */
+    const char *dtype; /* dtype or torch_dtype: "bfloat16" ... */
 
     bl__hf_rope rope;
     float rope_theta;  /* absent: 500000 for BITNET, 10000 for the others */

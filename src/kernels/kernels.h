@@ -72,7 +72,7 @@ typedef struct bl__kernels {
     void (*quantize_digits)(const float *x, size_t n, size_t n_digits, int8_t *q, size_t stride,
                             float *step, int32_t *sum);
 
-    /* Rows first_tile * 16 ... of an L1, L2 or S2 tensor (quant/levels.h) times n_tokens
+    /* Rows first_tile * 16 ... of an L1, L2, S2 or B1 tensor (quant/levels.h) times n_tokens
      * activations: out[t * out_stride + r - first_tile * 16] = (sum_c level[r][c] * q[t][c]) *
      * step[t] * unit[r], multiplied in that order, for the rows below w->rows of n_tiles tiles. Bit
      * 7 of a level's byte does not count. */

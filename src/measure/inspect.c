@@ -21,7 +21,7 @@
 #include "quant/quant.h"
 #include "tokenizer/utf8.h"
 
-enum { MAX_LISTED = 16, JSON_DIGITS = 15 };
+enum { MAX_LISTED = 16, JSON_DIGITS = 15, MAX_NAME = 256 };
 
 /* ---- Metadata ---- */
 
@@ -175,6 +175,30 @@ static json_t *make_metadata(const bl__gguf *gguf) {
 
 /* ---- Tensors ---- */
 
+/* Whether a tensor is the matrix of a layer's linear: "blk.N.NAME.weight" of two dimensions. */
+static bool is_linear(const bl__gguf_tensor *t) {
+    static const char prefix[] = "blk.", suffix[] = ".weight";
+    size_t n = sizeof suffix - 1;
+    return t->n_dims == 2 && t->name.len >= sizeof prefix - 1 + n &&
+           memcmp(t->name.data, prefix, sizeof prefix - 1) == 0 &&
+           memcmp(t->name.data + t->name.len - n, suffix, n) == 0;
+}
+
+/* Bytes of the scales that belong to a linear's weights as tensors of their own. */
+static uint64_t scale_bytes(const bl__gguf *gguf, const bl__gguf_tensor *t) {
+    static const char *const kinds[] = {"in_scale", "scale"};
+    uint64_t bytes = 0;
+    for (size_t i = 0; is_linear(t) && i < sizeof kinds / sizeof *kinds; i++) {
+        char name[MAX_NAME];
+        int stem = (int)(t->name.len - strlen("weight"));
+        int n = snprintf(name, sizeof name, "%.*s%s", stem, t->name.data, kinds[i]);
+        const bl__gguf_tensor *scale =
+            n < (int)sizeof name ? bl__gguf_find_tensor(gguf, name) : NULL;
+        bytes += scale ? scale->bytes : 0;
+    }
+    return bytes;
+}
+
 /* What was counted in the rows of ternary tensors. */
 typedef struct counts {
     uint64_t weights, zeros, minus, plus;
@@ -234,13 +258,15 @@ static json_t *make_totals(const totals *t) {
                      8 * share(t->bytes, t->weights));
 }
 
-static json_t *make_tensor(const bl__gguf_tensor *t, const counts *c) {
+/* A weight's bits are those of the tensor and of the scales that belong to it. */
+static json_t *make_tensor(const bl__gguf_tensor *t, uint64_t scales, const counts *c) {
     json_t *shape = json_array();
     for (uint32_t i = t->n_dims; i > 0; i--)
         json_array_append_new(shape, make_unsigned(t->dims[i - 1]));
-    json_t *json = json_pack("{s:o, s:s, s:o, s:I, s:f}", "name", make_string(t->name), "type",
-                             t->type_name, "shape", shape, "bytes", (json_int_t)t->bytes,
-                             "bits_per_weight", 8 * share(t->bytes, (uint64_t)t->rows * t->cols));
+    json_t *json =
+        json_pack("{s:o, s:s, s:o, s:I, s:f}", "name", make_string(t->name), "type", t->type_name,
+                  "shape", shape, "bytes", (json_int_t)t->bytes, "bits_per_weight",
+                  8 * share(t->bytes + scales, (uint64_t)t->rows * t->cols));
     if (json && c && !set_shares(json, c)) {
         json_decref(json);
         return NULL;
@@ -251,7 +277,8 @@ static json_t *make_tensor(const bl__gguf_tensor *t, const counts *c) {
 /* Everything found about the tensors. */
 typedef struct survey {
     json_t *tensors;
-    totals all, ternary, types[64]; /* a type for each that occurs; those beyond 64 in `all` only */
+    totals all, linears, ternary,
+        types[64]; /* a type for each that occurs; those beyond 64 in `all` only */
     size_t n_types;
     counts counted;
 } survey;
@@ -287,15 +314,24 @@ static bl_status survey_tensors(const bl__gguf *gguf, bl__pool *pool, survey *s,
         }
         add_tensor(&s->all, t);
         count_type(s, t);
-        if (json_array_append_new(s->tensors, make_tensor(t, ternary ? &c : NULL)) != 0)
+        uint64_t scales = scale_bytes(gguf, t);
+        if (is_linear(t)) {
+            add_tensor(&s->linears, t);
+            s->linears.bytes += scales;
+        }
+        if (json_array_append_new(s->tensors, make_tensor(t, scales, ternary ? &c : NULL)) != 0)
             return no_memory(err);
     }
     return BL_OK;
 }
 
-static json_t *make_all_totals(const survey *s) {
+static json_t *make_all_totals(const survey *s, size_t file_bytes) {
     json_t *json = make_totals(&s->all), *types = json_object(), *ternary;
-    bool whole = json && types;
+    bool whole = json && types &&
+                 json_object_set_new(json, "file_bits_per_weight",
+                                     json_real(8 * share(file_bytes, s->all.weights))) == 0;
+    if (whole && s->linears.tensors)
+        whole = json_object_set_new(json, "linears", make_totals(&s->linears)) == 0;
     for (size_t i = 0; whole && i < s->n_types; i++)
         whole = json_object_set_new(types, s->types[i].type, make_totals(&s->types[i])) == 0;
     if (whole && s->ternary.tensors) {
@@ -321,7 +357,7 @@ static json_t *make_document(const char *path, size_t bytes, const bl__gguf *ggu
                      make_string((bl__string){.data = path, .len = strlen(path)}), "bytes",
                      (json_int_t)bytes, "version", (int)gguf->version, "alignment",
                      (int)gguf->alignment, "metadata", make_metadata(gguf), "tensors", tensors,
-                     "totals", make_all_totals(s));
+                     "totals", make_all_totals(s, bytes));
 }
 
 /* Serializes with memory that bl_free() takes. */

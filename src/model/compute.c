@@ -243,7 +243,9 @@ static void native_rows(const bl__compute *compute, const bl__linear *linear, co
 static void integer_rows(const bl__compute *compute, const bl__linear *linear, const bl__q8 *q8,
                          size_t n_tokens, size_t first, size_t n, float *out, size_t out_stride,
                          float *scratch) {
-    if (!bl__layout_is_levels(linear->layout)) {
+    /* B1: what three digits have in common is looked up once */
+    if (!bl__layout_is_levels(linear->layout) &&
+        !(linear->layout == BL_LAYOUT_B1 && linear->n_digits > 1)) {
         native_rows(compute, linear, q8, n_tokens, first, n, out, out_stride, scratch);
         return;
     }

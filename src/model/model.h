@@ -25,9 +25,9 @@ typedef struct bl__hparams {
     bool rope_halves;      /* pairs (i, i + n_rot / 2); otherwise (2i, 2i + 1) */
     uint32_t n_rot;        /* elements of a head that rotate, even, <= head_dim */
     float rope_base;
-    float rope_factor; /* linear scaling: positions count 1 / factor; 1 = none */
-    uint32_t n_groups; /* of columns of o and down; divides n_kv_heads and ffn_dim */
-    bool haar; /* linears of layouts L1, L2, S2 multiply the Haar transform of their input */
+    float rope_factor;      /* linear scaling: positions count 1 / factor; 1 = none */
+    uint32_t n_groups;      /* of columns of o and down; divides n_kv_heads and ffn_dim */
+    bool haar;              /* linears multiply the Haar transform of their input */
     bool output_layer_norm; /* LayerNorm without weights after every linear: OneBit, 2402.11295 */
 } bl__hparams;
 

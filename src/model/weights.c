@@ -185,7 +185,7 @@ static bl_status load_linear(const bl_model *model, size_t layer, const char *na
         (status = load_vector(model, norm_name, cols, false, &linear.norm, err)))
         return status;
     linear.n_digits = choose_digits(model, t->layout);
-    linear.haar = h->haar && bl__layout_is_levels(t->layout);
+    linear.haar = h->haar;
     linear.layout = t->layout;
     linear.data = t->data;
     if (scale)

@@ -9,9 +9,9 @@
 #include "base/error.h"
 #include "base/half.h"
 
-/* Levels go to 63. They are sums of up to three numbers that are rounded alone, by up to half a
- * unit each, so that the largest is to be at most 63 - 3/2 units before that. */
-static const float MOST_UNITS = 61.5f;
+/* Levels go to 63. Those of salient columns are sums of three numbers that are rounded alone, by up
+ * to half a unit each, so that the largest is to be at most 63 - 3/2 units before that. */
+static const float MOST_UNITS = 63.0f, MOST_SALIENT_UNITS = 61.5f;
 
 bl_status bl__binarized_create(size_t rows, size_t cols, bool col_scale, bl__binarized **out,
                                bl_error *err) {
@@ -49,21 +49,22 @@ void bl__binarized_free(bl__binarized *b) {
     bl__free(b);
 }
 
-/* The largest magnitude among a row's levels, whether some weight has it or not; NaN when a
- * parameter is NaN. */
-static float largest_level(const bl__binarized *b, size_t row) {
-    float most = 0.0f;
+/* The unit, not yet rounded, with which a row's levels fit, whether some weight has them or not;
+ * NaN when a parameter is NaN. */
+static float least_unit(const bl__binarized *b, size_t row) {
+    float least = 0.0f;
     for (size_t block = 0; block < b->n_blocks; block++) {
         const float *p = bl__binarized_params(b, row, block);
-        float levels[] = {fabsf(p[BL_INNER_MEAN]) + fabsf(p[BL_INNER_SCALE]),
-                          fabsf(p[BL_OUTER_MEAN]) + fabsf(p[BL_OUTER_SCALE]),
-                          fabsf(p[BL_SALIENT_MEAN]) + fabsf(p[BL_SALIENT_SCALE1]) +
-                              fabsf(p[BL_SALIENT_SCALE2])};
-        for (size_t i = 0; i < sizeof levels / sizeof levels[0] && !isnan(most); i++)
-            if (levels[i] > most || isnan(levels[i]))
-                most = levels[i];
+        float units[] = {(fabsf(p[BL_INNER_MEAN]) + fabsf(p[BL_INNER_SCALE])) / MOST_UNITS,
+                         (fabsf(p[BL_OUTER_MEAN]) + fabsf(p[BL_OUTER_SCALE])) / MOST_UNITS,
+                         (fabsf(p[BL_SALIENT_MEAN]) + fabsf(p[BL_SALIENT_SCALE1]) +
+                          fabsf(p[BL_SALIENT_SCALE2])) /
+                             MOST_SALIENT_UNITS};
+        for (size_t i = 0; i < sizeof units / sizeof units[0] && !isnan(least); i++)
+            if (units[i] > least || isnan(units[i]))
+                least = units[i];
     }
-    return most;
+    return least;
 }
 
 /* The least float16 number that is not below x >= 0; infinity when there is none. */
@@ -117,7 +118,7 @@ bl_status bl__binarized_round(bl__binarized *b, bl_error *err) {
         return bl__fail(err, BL_ERR_MEMORY, "cannot allocate %zu units", b->rows);
     bl_status status = BL_OK;
     for (size_t r = 0; r < b->rows && !status; r++) {
-        units[r] = f16_above(largest_level(b, r) / MOST_UNITS);
+        units[r] = f16_above(least_unit(b, r));
         if (!isfinite(units[r]))
             status = bl__fail(err, BL_ERR_UNSUPPORTED,
                               "row %zu: parameters that are not finite or beyond float16", r);

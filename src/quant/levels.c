@@ -6,6 +6,10 @@
 
 #include "quant/layouts.h"
 
+#define PAIR BL_LEVELS_ZERO - 1, BL_LEVELS_ZERO + 1
+const uint8_t bl__b1_table[2 * BL_T2_ROWS] = {PAIR, PAIR, PAIR, PAIR, PAIR, PAIR, PAIR, PAIR,
+                                              PAIR, PAIR, PAIR, PAIR, PAIR, PAIR, PAIR, PAIR};
+
 static bool is_salient(const bl__levels *l, size_t col) {
     return l->salient && (l->tensor[bl__levels_bitmap_at(l) + col / 8] >> col % 8 & 1);
 }
@@ -66,13 +70,29 @@ static bool check(const bl__row *at, bl__layout layout) {
            is_padding_clear(&l, at->row);
 }
 
+/* Whether a row's weights, of inner groups, are -s and +s for one s >= 0. */
+static bool has_one_magnitude(const bl__binarized *b, size_t row) {
+    const float *first = bl__binarized_params(b, row, 0);
+    bool one = first[BL_INNER_SCALE] >= 0.0f;
+    for (size_t block = 0; block < b->n_blocks; block++) {
+        const float *p = bl__binarized_params(b, row, block);
+        one &= p[BL_INNER_MEAN] == 0.0f && p[BL_INNER_SCALE] == first[BL_INNER_SCALE];
+    }
+    return one;
+}
+
 bl__layout bl__levels_choose(const bl__binarized *b) {
     unsigned outer = 0, salient = 0;
     for (size_t c = 0; c < b->cols; c++)
         salient |= b->salient[c];
     for (size_t i = 0; i < b->rows * b->cols; i++)
         outer |= b->codes[i];
-    return salient ? BL_LAYOUT_S2 : outer & 2 ? BL_LAYOUT_L2 : BL_LAYOUT_L1;
+    if (salient || outer & 2)
+        return salient ? BL_LAYOUT_S2 : BL_LAYOUT_L2;
+    for (size_t r = 0; r < b->rows; r++)
+        if (!has_one_magnitude(b, r))
+            return BL_LAYOUT_L1;
+    return BL_LAYOUT_B1;
 }
 
 /* Levels of a row's tables. unit may be 0, and so are all parameters then. */
@@ -104,13 +124,20 @@ void bl__levels_pack(const bl__binarized *b, bl__layout layout, void *tensor) {
         bytes[bl__levels_bitmap_at(&l) + c / 8] |= (uint8_t)(b->salient[c] << c % 8);
     for (size_t tile = 0; tile < n_tiles; tile++) { /* zeros, also in rows that do not exist */
         size_t at = bl__levels_tiles_at(&l) + tile * bl__levels_stride(&l);
-        memset(bytes + at, BL_LEVELS_ZERO, bl__levels_n_blocks(&l) * bl__levels_table_bytes(&l));
+        memset(bytes + at, BL_LEVELS_ZERO,
+               l.b1 ? 0 : bl__levels_n_blocks(&l) * bl__levels_table_bytes(&l));
         memset(bytes + at + tables, 0, bl__levels_stride(&l) - tables);
     }
     for (size_t row = 0; row < b->rows; row++) {
         uint16_t unit = bl__f32_to_f16(b->units[row]);
-        memcpy(bytes + 2 * row, &unit, sizeof unit);
-        pack_levels(b, &l, row, bytes);
+        if (l.b1) {
+            size_t at = (size_t)(bl__levels_units(&l, row / BL_T2_ROWS) - l.tensor);
+            memcpy(bytes + at + row % BL_T2_ROWS * sizeof(float),
+                   bl__binarized_params(b, row, 0) + BL_INNER_SCALE, sizeof(float));
+        } else {
+            memcpy(bytes + 2 * row, &unit, sizeof unit);
+            pack_levels(b, &l, row, bytes);
+        }
         for (size_t c = 0; c < b->cols; c++) {
             unsigned shift, code = b->codes[row * b->cols + c] & ((1u << l.bits) - 1);
             size_t to = (size_t)(find_codes(&l, row, c, &shift) - bytes) + c % 4;

@@ -43,25 +43,36 @@ enum {
     BL_LEVELS_MAX_COLS = 128 * 1024 /* 127 * 128 of it fit an int32 */
 };
 
-/* A tensor in one of the three. */
+/* A tensor in one of the three, or in B1, to kernels a kind of L1: the levels of all rows are -1
+ * and 1, and the unit of a row is the scale that its tile begins with. */
 typedef struct bl__levels {
     const uint8_t *tensor;
     size_t rows, cols;
     unsigned bits; /* of a code: 1 or 2 */
     bool salient;
+    bool b1;
 } bl__levels;
+
+/* The table of B1, of all tiles and blocks of columns. */
+extern const uint8_t bl__b1_table[2 * BL_T2_ROWS];
 
 static inline bool bl__layout_is_levels(bl__layout layout) {
     return layout == BL_LAYOUT_L1 || layout == BL_LAYOUT_L2 || layout == BL_LAYOUT_S2;
 }
 static inline bl__levels bl__levels_of(bl__layout layout, const void *tensor, size_t rows,
                                        size_t cols) {
-    return (bl__levels){tensor, rows, cols, layout == BL_LAYOUT_L1 ? 1 : 2, layout == BL_LAYOUT_S2};
+    bool b1 = layout == BL_LAYOUT_B1;
+    return (bl__levels){.tensor = tensor,
+                        .rows = rows,
+                        .cols = cols,
+                        .bits = b1 || layout == BL_LAYOUT_L1 ? 1 : 2,
+                        .salient = layout == BL_LAYOUT_S2,
+                        .b1 = b1};
 }
 
 /* Where the bitmap of salient columns begins, and the first tile. */
 static inline size_t bl__levels_bitmap_at(const bl__levels *l) {
-    return (l->rows + 31) / 32 * 64;
+    return l->b1 ? 0 : (l->rows + 31) / 32 * 64;
 }
 static inline size_t bl__levels_tiles_at(const bl__levels *l) {
     return bl__levels_bitmap_at(l) + (l->salient ? (l->cols + 511) / 512 * 64 : 0);
@@ -79,7 +90,8 @@ static inline size_t bl__levels_n_blocks(const bl__levels *l) {
 }
 /* Where the codes of a tile begin, and its size. */
 static inline size_t bl__levels_codes_at(const bl__levels *l) {
-    return (bl__levels_n_blocks(l) * bl__levels_table_bytes(l) + 63) / 64 * 64;
+    return l->b1 ? BL_T2_SCALE_BYTES
+                 : (bl__levels_n_blocks(l) * bl__levels_table_bytes(l) + 63) / 64 * 64;
 }
 static inline size_t bl__levels_stride(const bl__levels *l) {
     size_t code_cols = bl__levels_code_cols(l);
@@ -89,8 +101,21 @@ static inline const uint8_t *bl__levels_tile(const bl__levels *l, size_t tile) {
     return l->tensor + bl__levels_tiles_at(l) + tile * bl__levels_stride(l);
 }
 
-/* What a rounded matrix takes: S2 where columns are salient, else L1 where no code has bit 1, else
- * L2. Scales of columns and the Haar transform are the model's, no layout has them. */
+/* The first table of a tile, and the bytes from there to that of the next block of columns. */
+static inline const uint8_t *bl__levels_table(const bl__levels *l, size_t tile) {
+    return l->b1 ? bl__b1_table : bl__levels_tile(l, tile);
+}
+static inline size_t bl__levels_table_step(const bl__levels *l) {
+    return l->b1 ? 0 : bl__levels_table_bytes(l);
+}
+/* The units of a tile's rows: float[16] of B1, else float16[16]. */
+static inline const uint8_t *bl__levels_units(const bl__levels *l, size_t tile) {
+    return l->b1 ? bl__levels_tile(l, tile) : l->tensor + tile * BL_T2_ROWS * sizeof(uint16_t);
+}
+
+/* What a rounded matrix takes: S2 where columns are salient, else L2 where a code has bit 1, else
+ * L1, or B1 where each row has one magnitude alone. Scales of columns and the Haar transform are
+ * the model's, no layout has them. */
 bl__layout bl__levels_choose(const bl__binarized *b);
 /* Writes the whole tensor, of bl__layout_bytes() bytes. b has been rounded. */
 void bl__levels_pack(const bl__binarized *b, bl__layout layout, void *tensor);

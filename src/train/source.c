@@ -293,6 +293,10 @@ static bl_status check_config(const bl__hf_config *c, bl_error *err) {
     if (c->rope != BL_HF_ROPE_DEFAULT)
         return bl__fail(err, BL_ERR_UNSUPPORTED,
                         "config.json: scaled RoPE, which the trainer's network has not");
+    if (c->architecture == BL_HF_ONEBIT)
+        return bl__fail(err, BL_ERR_UNSUPPORTED,
+                        "config.json: %s: norms after linears, which the trainer's network has not",
+                        c->architecture_name);
     if (c->quantized && c->use_rms_norm)
         return bl__fail(err, BL_ERR_UNSUPPORTED,
                         "config.json: use_rms_norm: linears with a norm of their own, which the "

@@ -59,7 +59,9 @@ static void check_meaning(bl__layout layout, const bl__levels *w, const bl__q8 *
                           const float *got) {
     float *row = malloc(w->cols * sizeof *row);
     for (size_t r = 0; r < w->rows; r++) {
-        float unit = bl__f16_to_f32(bl__load_u16(w->tensor + 2 * r));
+        const uint8_t *units = bl__levels_units(w, r / 16);
+        float unit = w->b1 ? bl__load_f32(units + r % 16 * 4)
+                           : bl__f16_to_f32(bl__load_u16(units + r % 16 * 2));
         bl__layout_unpack_row(layout, w->tensor, w->rows, w->cols, r, row);
         for (size_t t = 0; t < n_tokens; t++) {
             double sum = 0;
@@ -85,8 +87,13 @@ static void check_case(const bl__kernels *k, bl__layout layout, size_t rows, siz
     for (size_t i = 0; i < bytes; i++)
         tensor.data[i] = mode == 0 ? (uint8_t)bl__random_u64(&rng) : mode == 3 ? 128 : 255;
     for (size_t r = 0; r < rows; r++) {
+        uint8_t *units = tensor.data + (bl__levels_units(&w, r / 16) - w.tensor);
         uint16_t unit = bl__f32_to_f16(random_float());
-        memcpy(tensor.data + 2 * r, &unit, sizeof unit);
+        float scale = random_float();
+        if (w.b1)
+            memcpy(units + r % 16 * 4, &scale, sizeof scale);
+        else
+            memcpy(units + r % 16 * 2, &unit, sizeof unit);
     }
     for (size_t t = 0; t < n_tokens; t++) {
         steps[t] = random_float();
@@ -113,8 +120,8 @@ static void check_case(const bl__kernels *k, bl__layout layout, size_t rows, siz
 }
 
 static void check_levels(const bl__kernels *k) {
-    static const bl__layout layouts[] = {BL_LAYOUT_L1, BL_LAYOUT_L2, BL_LAYOUT_S2};
-    for (size_t l = 0; l < 3; l++) {
+    static const bl__layout layouts[] = {BL_LAYOUT_L1, BL_LAYOUT_L2, BL_LAYOUT_S2, BL_LAYOUT_B1};
+    for (size_t l = 0; l < 4; l++) {
         for (size_t cols = 1; cols <= 290; cols++)
             check_case(k, layouts[l], 1 + cols % 37, cols, 1 + cols % 5, 0);
         for (size_t n_tokens = 1; n_tokens <= 25; n_tokens += 3)
@@ -225,6 +232,7 @@ static void bench(const bl__kernels *k) {
     bench_layout(k, BL_LAYOUT_L1);
     bench_layout(k, BL_LAYOUT_L2);
     bench_layout(k, BL_LAYOUT_S2);
+    bench_layout(k, BL_LAYOUT_B1);
 }
 
 int main(int argc, char **argv) {

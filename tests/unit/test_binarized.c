@@ -162,11 +162,16 @@ static void check_packed(bl__layout layout, size_t rows, size_t cols) {
     bl__binarized *b = make(rows, cols, false);
     for (size_t c = 0; c < cols && layout != BL_LAYOUT_S2; c++)
         b->salient[c] = 0;
-    for (size_t i = 0; i < rows * cols && layout == BL_LAYOUT_L1; i++)
+    for (size_t i = 0; i < rows * cols && (layout == BL_LAYOUT_L1 || layout == BL_LAYOUT_B1); i++)
         b->codes[i] &= 1;
+    for (size_t i = 0; i < rows * b->n_blocks && layout == BL_LAYOUT_B1; i++) {
+        float *p = b->params + i * BL_BINARIZED_PARAMS;
+        p[BL_INNER_MEAN] = 0.0f;
+        p[BL_INNER_SCALE] = 0.01f + 0.001f * (float)(i / b->n_blocks);
+    }
     memset(bl__binarized_params(b, rows - 1, 0), 0, b->n_blocks * BL_BINARIZED_PARAMS * 4);
     assert_int_equal(bl__binarized_round(b, NULL), BL_OK);
-    if (rows * cols > 100)
+    if (rows * cols > 400)
         assert_int_equal(bl__levels_choose(b), layout);
     assert_int_equal(bl__layout_bytes(layout, rows, cols, &bytes, NULL), BL_OK);
     uint8_t *tensor = malloc(bytes);
@@ -180,6 +185,8 @@ static void check_packed(bl__layout layout, size_t rows, size_t cols) {
             assert_true(want[c] == got[c]);
         assert_true(bl__layout_check_row(layout, tensor, rows, cols, r));
     }
+    if (layout == BL_LAYOUT_B1)
+        goto done;
     const bl__levels l = bl__levels_of(layout, tensor, rows, cols);
     size_t table = (size_t)(bl__levels_tile(&l, 0) - tensor);
     tensor[table] |= 128;
@@ -187,6 +194,7 @@ static void check_packed(bl__layout layout, size_t rows, size_t cols) {
     tensor[table] &= 127;
     tensor[1] = 0x7c; /* an infinite unit */
     assert_false(bl__layout_check_row(layout, tensor, rows, cols, 0));
+done:
     free(tensor);
     free(want);
     free(got);
@@ -195,8 +203,8 @@ static void check_packed(bl__layout layout, size_t rows, size_t cols) {
 
 static void test_packed(void **state) {
     (void)state;
-    static const bl__layout layouts[] = {BL_LAYOUT_L1, BL_LAYOUT_L2, BL_LAYOUT_S2};
-    for (size_t l = 0; l < 3; l++) {
+    static const bl__layout layouts[] = {BL_LAYOUT_L1, BL_LAYOUT_L2, BL_LAYOUT_S2, BL_LAYOUT_B1};
+    for (size_t l = 0; l < 4; l++) {
         for (size_t cols = 1; cols < 280; cols += 9)
             check_packed(layouts[l], 1 + cols % 35, cols);
         check_packed(layouts[l], 33, 1536);

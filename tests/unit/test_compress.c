@@ -20,6 +20,7 @@
 #include "compress/polish.h"
 #include "compress/stream.h"
 #include "formats/safetensors.h"
+#include "quant/levels.h"
 #include "tiny_model.h"
 
 #define FLOAT_MODEL BITLOOM_TEST_DATA "/models/llama-float-linear-rope"
@@ -231,6 +232,30 @@ static void test_order(void **state) {
         bl__compressed_free(&made);
     }
     assert_null(bl__method_find("none"));
+}
+
+/* SVID finds vectors that are there; stored are they and a bit for each weight. */
+static void test_onebit(void **state) {
+    const golden *g = *state;
+    bl__compressed made;
+    golden product = *g;
+    size_t n = g->rows * g->cols, bytes;
+    float *weights = malloc(n * sizeof *weights);
+    product.weights = weights;
+    for (size_t i = 0; i < n; i++) {
+        float magnitude = (0.01f + 0.0003f * (float)(i / g->cols)) *
+                          (1.0f + 0.5f * (float)cos((double)(i % g->cols)));
+        weights[i] = i * 7919 % 11 < 5 ? -magnitude : magnitude;
+    }
+    float *w = run_method(&product, bl__method_find("onebit"), false, &made);
+    for (size_t i = 0; i < n; i++)
+        assert_true(fabsf(w[i] - product.weights[i]) < 0.002f * fabsf(product.weights[i]));
+    assert_int_equal(bl__levels_choose(made.signs), BL_LAYOUT_B1);
+    assert_int_equal(bl__layout_bytes(BL_LAYOUT_B1, g->rows, g->cols, &bytes, NULL), BL_OK);
+    assert_true(made.true_bits == 8.0 * (double)bytes + 16.0 * (double)g->cols);
+    free(weights);
+    free(w);
+    bl__compressed_free(&made);
 }
 
 /* Haar coefficients of weights and Hessian, and back: the same products. */
@@ -570,12 +595,12 @@ static void test_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_factor),  cmocka_unit_test(test_singular),
-        cmocka_unit_test(test_methods), cmocka_unit_test(test_order),
-        cmocka_unit_test(test_haar),    cmocka_unit_test(test_polish),
-        cmocka_unit_test(test_stream),  cmocka_unit_test(test_resume),
-        cmocka_unit_test(test_runs),    cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_factor),   cmocka_unit_test(test_singular),
+        cmocka_unit_test(test_methods),  cmocka_unit_test(test_order),
+        cmocka_unit_test(test_onebit),   cmocka_unit_test(test_haar),
+        cmocka_unit_test(test_polish),   cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_resume),   cmocka_unit_test(test_runs),
+        cmocka_unit_test(test_refusals), cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -9,8 +9,10 @@
 #include <unistd.h>
 
 #include <cmocka.h>
+#include <jansson.h>
 
 #include "base/alloc.h"
+#include "bitloom/inspect.h"
 #include "bitloom/model.h"
 #include "packed_model.h"
 #include "tiny_model.h"
@@ -116,6 +118,43 @@ static void test_int8(void **state) {
     assert_true(most > 1e-3f && most < 3.0f); /* logits are up to 13 */
 }
 
+/* True bits: scales of columns count for the matrix that they belong to. */
+static void test_inspect(void **state) {
+    (void)state;
+    char *json;
+    size_t len, want = 0, n_weights = 0, found = 0;
+    bl_error err = {0};
+    packed_options o = {.layout = BL_LAYOUT_S2, .col_scale = true};
+    packed_model_write(float_path, &o, path);
+    if (bl_inspect(path, &json, &len, &err))
+        fail_msg("%s", err.message);
+    json_t *root = json_loadb(json, len, 0, NULL), *tensor;
+    size_t i;
+    json_array_foreach(json_object_get(root, "tensors"), i, tensor) {
+        const char *name = json_string_value(json_object_get(tensor, "name"));
+        const json_t *shape = json_object_get(tensor, "shape");
+        size_t rows = (size_t)json_integer_value(json_array_get(shape, 0)), cols, bytes;
+        if (json_array_size(shape) != 2 || strncmp(name, "blk.", 4) != 0)
+            continue;
+        cols = (size_t)json_integer_value(json_array_get(shape, 1));
+        assert_int_equal(bl__layout_bytes(BL_LAYOUT_S2, rows, cols, &bytes, NULL), BL_OK);
+        bytes += 2 * cols;
+        assert_true(fabs(json_real_value(json_object_get(tensor, "bits_per_weight")) -
+                         8.0 * (double)bytes / (double)(rows * cols)) < 1e-12);
+        want += bytes;
+        n_weights += rows * cols;
+        found++;
+    }
+    const json_t *totals = json_object_get(root, "totals");
+    const json_t *linears = json_object_get(totals, "linears");
+    assert_int_equal(found, 14);
+    assert_int_equal(json_integer_value(json_object_get(linears, "bytes")), want);
+    assert_int_equal(json_integer_value(json_object_get(linears, "weights")), n_weights);
+    assert_true(json_real_value(json_object_get(totals, "file_bits_per_weight")) > 2.5);
+    json_decref(root);
+    bl_free(json);
+}
+
 static void test_memory(void **state) {
     (void)state;
     bl_status status = BL_ERR_MEMORY;
@@ -138,6 +177,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_logits),
         cmocka_unit_test(test_int8),
+        cmocka_unit_test(test_inspect),
         cmocka_unit_test(test_memory),
     };
     snprintf(float_path, sizeof float_path, "/tmp/bitloom_packed_%d_float.gguf", (int)getpid());

@@ -61,12 +61,13 @@ add_codes(uint8x16_t v, int8x16_t table, int8x16_t salient_table, unsigned bits,
 static inline __attribute__((always_inline)) void
 group_dots(const bl__levels *w, size_t tile, size_t group, unsigned bits, bool salient,
            const int8_t *q, size_t q_stride, size_t n, dots4 *sums) {
-    const uint8_t *table = bl__levels_tile(w, tile), *codes = table + bl__levels_codes_at(w);
+    const uint8_t *table = bl__levels_table(w, tile);
+    const uint8_t *codes = bl__levels_tile(w, tile) + bl__levels_codes_at(w);
     const uint8_t *bitmap = w->tensor + bl__levels_bitmap_at(w);
     size_t code_cols = bits == 1 ? BL_B1_COLS : BL_T2_COLS, left = w->cols;
     EACH (t, n)
         sums[t] = no_dots();
-    for (; left > 0; table += salient ? 128 : 16u << bits) {
+    for (size_t step = bl__levels_table_step(w); left > 0; table += step) {
         size_t n_cols = left < BL_BINARIZED_BLOCK ? left : BL_BINARIZED_BLOCK;
         int8x16_t plain = load_table(table, bits, group), other = plain;
         if (salient)
@@ -93,19 +94,25 @@ group_dots(const bl__levels *w, size_t tile, size_t group, unsigned bits, bool s
     }
 }
 
+/* The units of rows 4 * group ... + 3. */
+static inline float32x4_t load_units(const uint8_t *units, bool b1, size_t group) {
+    if (b1)
+        return vreinterpretq_f32_u8(vld1q_u8(units + 16 * group));
+    return vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(units + 8 * group)));
+}
+
 /* Tokens first ... first + n - 1 with one tile. */
 static inline __attribute__((always_inline)) void
 some_tokens(const bl__levels *w, size_t tile, unsigned bits, bool salient, const bl__q8 *x,
             size_t first, size_t n, float *out, size_t out_stride) {
-    const uint8_t *units = w->tensor + tile * BL_T2_ROWS * sizeof(uint16_t);
+    const uint8_t *units = bl__levels_units(w, tile);
     size_t left = w->rows - tile * BL_T2_ROWS;
     for (size_t group = 0; group < 4 && 4 * group < left; group++) {
         size_t n_rows = left - 4 * group < 4 ? left - 4 * group : 4;
         dots4 sums[3];
         float four[4];
         group_dots(w, tile, group, bits, salient, x->q + first * x->stride, x->stride, n, sums);
-        float32x4_t unit =
-            vcvt_f32_f16(vreinterpret_f16_u8(vld1_u8(units + 4 * group * sizeof(uint16_t))));
+        float32x4_t unit = load_units(units, w->b1, group);
         EACH (t, n) {
             float32x4_t y = vmulq_n_f32(vcvtq_f32_s32(finish(sums[t])), x->step[first + t]);
             vst1q_f32(four, vmulq_f32(y, unit));

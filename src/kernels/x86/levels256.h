@@ -77,12 +77,13 @@ static inline __attribute__((always_inline)) void tile_dots(const bl__levels *w,
                                                             unsigned bits, bool salient,
                                                             const int8_t *q, size_t q_stride,
                                                             size_t n, __m256i dots[][2]) {
-    const uint8_t *table = bl__levels_tile(w, tile), *codes = table + bl__levels_codes_at(w);
+    const uint8_t *table = bl__levels_table(w, tile);
+    const uint8_t *codes = bl__levels_tile(w, tile) + bl__levels_codes_at(w);
     const uint8_t *bitmap = w->tensor + bl__levels_bitmap_at(w);
     size_t code_cols = bits == 1 ? BL_B1_COLS : BL_T2_COLS, left = w->cols;
     for (size_t t = 0; t < n; t++)
         dots[t][0] = dots[t][1] = _mm256_setzero_si256();
-    for (; left > 0; table += salient ? 128 : 16u << bits) {
+    for (size_t step = bl__levels_table_step(w); left > 0; table += step) {
         size_t n_cols = left < BL_BINARIZED_BLOCK ? left : BL_BINARIZED_BLOCK;
         tables of;
         load_tables(table, bits, salient, of);
@@ -107,11 +108,18 @@ static inline __attribute__((always_inline)) void tile_dots(const bl__levels *w,
     }
 }
 
+/* The units of 8 rows. */
+static inline __m256 load_units(const uint8_t *units, bool b1, size_t half) {
+    if (b1)
+        return _mm256_loadu_ps((const float *)(const void *)(units + 32 * half));
+    return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(const void *)(units + 16 * half)));
+}
+
 /* Tokens first ... first + n - 1 with one tile. */
 static inline __attribute__((always_inline)) void
 some_tokens(const bl__levels *w, size_t tile, unsigned bits, bool salient, const bl__q8 *x,
             size_t first, size_t n, float *out, size_t out_stride) {
-    const uint8_t *units = w->tensor + tile * BL_T2_ROWS * sizeof(uint16_t);
+    const uint8_t *units = bl__levels_units(w, tile);
     size_t left = w->rows - tile * BL_T2_ROWS;
     __m256i dots[3][2];
     tile_dots(w, tile, bits, salient, x->q + first * x->stride, x->stride, n, dots);
@@ -119,11 +127,9 @@ some_tokens(const bl__levels *w, size_t tile, unsigned bits, bool salient, const
         float rows[BL_T2_ROWS];
         uint32_t added = (uint32_t)x->sum[first + t] * BL_LEVELS_ZERO;
         for (size_t half = 0; half < 2; half++) {
-            const __m128i *halves = (const __m128i *)(const void *)(units + 16 * half);
             __m256i dot = _mm256_sub_epi32(dots[t][half], _mm256_set1_epi32((int32_t)added));
             __m256 y = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), _mm256_set1_ps(x->step[first + t]));
-            y = _mm256_mul_ps(y, _mm256_cvtph_ps(_mm_loadu_si128(halves)));
-            _mm256_storeu_ps(rows + 8 * half, y);
+            _mm256_storeu_ps(rows + 8 * half, _mm256_mul_ps(y, load_units(units, w->b1, half)));
         }
         memcpy(out + (first + t) * out_stride, rows,
                (left < BL_T2_ROWS ? left : BL_T2_ROWS) * sizeof *out);

@@ -81,14 +81,15 @@ static inline __attribute__((always_inline)) lookup load_tables(const uint8_t *f
 static inline __attribute__((always_inline)) void
 tile_dots(const bl__levels *w, size_t tile, unsigned bits, bool salient, const int8_t *q,
           size_t q_stride, size_t n, size_t n_sums, __m512i *dots) {
-    const uint8_t *table = bl__levels_tile(w, tile), *codes = table + bl__levels_codes_at(w);
+    const uint8_t *table = bl__levels_table(w, tile);
+    const uint8_t *codes = bl__levels_tile(w, tile) + bl__levels_codes_at(w);
     const uint8_t *bitmap = w->tensor + bl__levels_bitmap_at(w);
     size_t code_cols = bits == 1 ? BL_B1_COLS : BL_T2_COLS, left = w->cols;
     __m512i sums[MOST_SUMS];
 #pragma GCC unroll 12
     for (size_t i = 0; i < n * n_sums; i++)
         sums[i] = _mm512_setzero_si512();
-    for (; left > 0; table += salient ? 128 : 16u << bits) {
+    for (size_t step = bl__levels_table_step(w); left > 0; table += step) {
         size_t n_cols = left < BL_BINARIZED_BLOCK ? left : BL_BINARIZED_BLOCK;
         const lookup of = load_tables(table, bits, salient);
         left -= n_cols;
@@ -130,10 +131,11 @@ tile_dots(const bl__levels *w, size_t tile, unsigned bits, bool salient, const i
 static inline __attribute__((always_inline)) void
 some_tokens(const bl__levels *w, size_t tile, unsigned bits, bool salient, const bl__q8 *x,
             size_t first, size_t n, size_t n_sums, float *out, size_t out_stride) {
-    const uint8_t *units = w->tensor + tile * BL_T2_ROWS * sizeof(uint16_t);
+    const uint8_t *units = bl__levels_units(w, tile);
     size_t left = w->rows - tile * BL_T2_ROWS;
     __mmask16 exists = left < BL_T2_ROWS ? (__mmask16)((1u << left) - 1) : (__mmask16)0xffff;
-    __m512 unit = _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)units));
+    __m512 unit = w->b1 ? _mm512_loadu_ps(units)
+                        : _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)(const void *)units));
     __m512i dots[MOST_TOKENS];
     tile_dots(w, tile, bits, salient, x->q + first * x->stride, x->stride, n, n_sums, dots);
 #pragma GCC unroll 6
