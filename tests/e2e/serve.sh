@@ -148,4 +148,16 @@ grep -q 'broken.gguf' "$work/log" || fail "the log does not say why: $(cat "$wor
 grep -q '^confined' "$work/log" || fail "not confined: $(cat "$work/log")"
 stop
 
+# HTTPS, where a certificate can be made and the library has TLS.
+if command -v openssl >/dev/null && openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=localhost \
+    -addext subjectAltName=IP:127.0.0.1 -keyout "$work/key.pem" -out "$work/cert.pem" 2>/dev/null; then
+    "$program" serve -m "$model" --port 0 --tls-cert "$work/key.pem" --tls-key "$work/cert.pem" 2>"$work/log" && fail "a key as certificate"
+    start --tls-cert "$work/cert.pem" --tls-key "$work/key.pem"
+    expect 200 '"content"' --cacert "$work/cert.pem" "$url/v1/chat/completions" -d "$request}"
+    stop
+fi
+: >"$work/keys"
+"$program" serve -m "$model" --port 0 --api-key-file "$work/keys" 2>"$work/log" && fail "a file without a key"
+grep -q 'no key' "$work/log" || fail "an empty file of keys: $(cat "$work/log")"
+
 ((failures == 0)) && echo "served, refused, cut and stopped"
