@@ -542,13 +542,24 @@ void bl__scheduler_free(bl__scheduler *s) {
     bl__free(s);
 }
 
+/* Whether the queue takes another job of a client. One that has none in it finds room when others
+ * fill it, up to twice its length. Mutex held. */
+static bool takes_one_more(const bl__scheduler *s, uint64_t client) {
+    if (s->figures.n_queued < s->max_queued)
+        return true;
+    for (const bl__job *job = s->queue; job; job = job->next)
+        if (job->client == client)
+            return false;
+    return s->figures.n_queued / 2 < s->max_queued;
+}
+
 /* Puts a job at the end of the queue. */
 static bl_status enqueue(bl__scheduler *s, bl__job *job, bool is_part, bool *full, bl_error *err) {
     bl_status status = BL_OK;
     pthread_mutex_lock(&s->mutex);
     if (s->stopping) {
         status = bl__fail(err, BL_ERR_CANCELLED, "the server is stopping");
-    } else if (s->figures.n_queued >= s->max_queued && !is_part) {
+    } else if (!is_part && !takes_one_more(s, job->client)) {
         *full = true;
         s->figures.n_refused++;
         status = bl__fail(err, BL_ERR_LIMIT, "%zu requests wait already; try again later",

@@ -283,6 +283,12 @@ static void test_full_queue_and_stop(void **state) {
         n_full += full;
     }
     assert_true(n_full > 0 && n_taken >= 2);
+    /* Somebody else finds room. */
+    bool full = false;
+    heard_init(&h[7]);
+    bl__job_params other = make_job(1, prompt, &h[7]);
+    other.client = 77;
+    assert_int_equal(bl__scheduler_submit(s, &other, NULL, &full, NULL), BL_OK);
     bl__scheduler_free(s);
     for (size_t i = 0; i < n_taken; i++) {
         assert_true(h[i].ended);
