@@ -201,6 +201,14 @@ void bl__compute_dots(const bl__compute *compute, const bl__linear *linear, size
             out[t * linear->rows + r] *= linear->scale;
 }
 
+void bl__compute_expect_row(const bl__linear *linear, size_t row) {
+    enum { LINE_BYTES = 64 };
+    bool is_half = linear->layout == BL_LAYOUT_F16 || linear->layout == BL_LAYOUT_BF16;
+    size_t bytes = linear->cols * (is_half ? 2 : linear->layout == BL_LAYOUT_F32 ? 4 : 0);
+    for (size_t at = 0; at < bytes; at += LINE_BYTES)
+        __builtin_prefetch(linear->data + row * bytes + at);
+}
+
 static size_t units_of(const bl__linear *linear) {
     return (linear->rows + UNIT_ROWS - 1) / UNIT_ROWS;
 }

@@ -68,6 +68,10 @@ void bl__compute_sum(bl__compute *compute, const bl__linear *parts, size_t n_gro
 void bl__compute_dots(const bl__compute *compute, const bl__linear *linear, size_t first, size_t n,
                       const float *x, size_t n_tokens, size_t part, float *out);
 
+/* Asks memory for a row of 16-bit or 32-bit floats: rows here and there are no prefetcher's stream.
+ */
+void bl__compute_expect_row(const bl__linear *linear, size_t row);
+
 /* out[dim] = row `row` of a table. */
 void bl__compute_row(const bl__compute *compute, const bl__linear *table, size_t row, float *out);
 

@@ -215,9 +215,12 @@ static void read_part(void *context, size_t part, size_t n_parts) {
     const search *s = context;
     const uint32_t *ids = s->ids + s->first;
     size_t end = s->n_ids * (part + 1) / n_parts;
-    for (size_t i = s->n_ids * part / n_parts; i < end; i++)
+    for (size_t i = s->n_ids * part / n_parts; i < end; i++) {
+        if (i + 1 < end)
+            bl__compute_expect_row(s->pass->head->linear, ids[i + 1]);
         bl__compute_dots(s->pass->compute, s->pass->head->linear, ids[i], 1, s->x, 1,
                          s->alone ? part : s->part, s->logits + ids[i]);
+    }
 }
 
 /* Reads n rows of ids from `first` on. */

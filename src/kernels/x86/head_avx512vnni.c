@@ -157,6 +157,8 @@ static inline __attribute__((always_inline)) void screen_tile(const uint8_t *til
 static inline __attribute__((always_inline)) void
 screen_some(const uint8_t *tiles, size_t tile_bytes, size_t n_tiles, size_t n_groups,
             const bl__screen_x *x, size_t n, size_t n_digits, float *upper, size_t stride) {
+    /* Sums that are used after the loop as registers are kept in memory within it (gcc 12). */
+    _Alignas(64) int32_t dots[2][MOST_SUMS][BL_SCREEN_ROWS];
     __m512i sums[2][MOST_SUMS];
 #pragma GCC unroll 12
     for (size_t s = 0; s < n * n_digits; s++)
@@ -182,10 +184,14 @@ screen_some(const uint8_t *tiles, size_t tile_bytes, size_t n_tiles, size_t n_gr
         }
     }
 #pragma GCC unroll 12
-    for (size_t t = 0; t < n; t++)
+    for (size_t s = 0; s < n * n_digits; s++)
 #pragma GCC unroll 2
         for (size_t i = 0; i < n_tiles; i++)
-            write_upper(sums[i][t * n_digits], sums[i][t * n_digits + n_digits - 1],
+            _mm512_store_si512(dots[i][s], sums[i][s]);
+    for (size_t t = 0; t < n; t++)
+        for (size_t i = 0; i < n_tiles; i++)
+            write_upper(_mm512_load_si512(dots[i][t * n_digits]),
+                        _mm512_load_si512(dots[i][t * n_digits + n_digits - 1]),
                         tiles + i * tile_bytes, &x[t], n_digits,
                         upper + t * stride + i * BL_SCREEN_ROWS);
 }
@@ -198,6 +204,8 @@ screen_tokens(const uint8_t *tiles, size_t tile_bytes, size_t n_tiles, size_t n_
     for (; t + 12 / n_digits <= n; t += 12 / n_digits)
         screen_some(tiles, tile_bytes, n_tiles, n_groups, x + t, 12 / n_digits, n_digits,
                     upper + t * stride, stride);
+    for (; n_digits == 1 && t + 8 <= n; t += 8)
+        screen_some(tiles, tile_bytes, n_tiles, n_groups, x + t, 8, 1, upper + t * stride, stride);
     for (; t + 4 <= n; t += 4)
         screen_some(tiles, tile_bytes, n_tiles, n_groups, x + t, 4, n_digits, upper + t * stride,
                     stride);
