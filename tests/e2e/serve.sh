@@ -105,6 +105,17 @@ expect 200 '"content":"yes"' "$chat" -d "$request, \"grammar\": \"root ::= \\\"y
 expect 400 '"param":"grammar"' "$chat" -d "$request, \"grammar\": \"root ::= nothing\"}"
 expect 400 '"param":"tools"' "$chat" -d "$request, \"tools\": [{\"type\": \"web\"}]}"
 
+# The same request and seed, the same text, also beside sixteen others and with another's prompt in the cache.
+get -N "$chat" -d "${request/24/400}, \"n\": 16, \"ignore_eos\": true, \"stream\": true, \"temperature\": 1.5}" >"$work/others" &
+others=$!
+for ((i = 0; i < 100; i++)); do
+    [[ -s $work/others ]] && break
+    sleep 0.02
+done
+expect 200 '"finish_reason"' "$chat" -d "$request}"
+[[ $(field 'a["choices"][0]["message"]["content"]') == "$whole" ]] || fail "another text beside others: $(cat "$work/answer")"
+kill "$others" 2>/dev/null && wait "$others" || true
+
 # A client that goes away in the middle of a stream frees its place.
 long="${request/24/2000}, \"n\": 16, \"ignore_eos\": true, \"stream\": true}"
 get -N --max-time 0.3 "$chat" -d "$long" >/dev/null 2>&1 || true
