@@ -22,7 +22,7 @@ import sys
 import time
 import urllib.parse
 
-TEXT = re.compile(rb'"text":"[^"]')
+TOKEN = re.compile(rb'"finish_reason":null')
 USAGE = re.compile(rb'"completion_tokens":(\d+)')
 PROMPT = re.compile(rb'"prompt_tokens":(\d+)')
 WORDS = ("the of and to a in that it was he his with as had for her at on not be she is but by him have you which were from "
@@ -56,7 +56,7 @@ class Client:
                 sys.exit(f"the server hung up: {data[-300:]}")
             data += part
             now = time.monotonic()
-            for found in TEXT.finditer(data, at):
+            for found in TOKEN.finditer(data, at):
                 times.append(now)
                 at = found.end()
             if at == 0 and data.startswith(b"HTTP/1.1 ") and not data.startswith(b"HTTP/1.1 200"):

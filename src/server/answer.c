@@ -69,7 +69,7 @@ static void release(bl__answer *a) {
 static bool put_piece(void *user, const bl__piece *p) {
     choice *c = user;
     bl__answer *a = c->answer;
-    if (p->len == 0 && p->n_logprobs == 0 && !p->in_prompt)
+    if (p->len == 0 && p->n_logprobs == 0 && !p->in_prompt && !a->taker.every_token)
         return true;
     const record r = {.choice = (size_t)(c - a->choices),
                       .len = p->len,

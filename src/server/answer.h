@@ -20,7 +20,8 @@ typedef struct bl__taker {
     void (*finish)(void *user, bl__response *response);
     void (*free)(void *user);
     void *user;
-    bl__buffer *out; /* in a stream: where piece, end and finish leave bytes; else NULL */
+    bl__buffer *out;  /* in a stream: where piece, end and finish leave bytes; else NULL */
+    bool every_token; /* pieces without text are wanted, too */
 } bl__taker;
 
 /* Holds served, which it releases in the end, and taker.user, which it frees in the end; both also

@@ -276,8 +276,12 @@ static bool start(bl_server *server, bl__served *served, const asked *what, bl__
         bl_free(ids);
         return false;
     }
-    const bl__taker taker = {take_piece, take_end, finish,
-                             free_chat,  c,        g->stream ? &c->out : NULL};
+    const bl__taker taker = {.piece = take_piece,
+                             .end = take_end,
+                             .finish = finish,
+                             .free = free_chat,
+                             .user = c,
+                             .out = g->stream ? &c->out : NULL};
     bl__answer *answer =
         bl__answer_create(server->models, served, request, g->n_choices, &taker, response);
     for (size_t i = 0; answer && i < g->n_choices; i++) {

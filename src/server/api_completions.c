@@ -114,7 +114,7 @@ static void take_piece(void *user, size_t i, const bl__piece *piece) {
     to->n_bytes += piece->len;
     if (!c->stream)
         bl__buffer_append(&to->text, piece->text, piece->len);
-    else if (piece->len > 0)
+    else
         put_chunk(c, i, piece->text, piece->len, NULL);
 }
 
@@ -299,7 +299,8 @@ static void start(bl_server *server, bl__served *served, const asked *what, bl__
                              .finish = finish,
                              .free = free_completion,
                              .user = c,
-                             .out = g->stream ? &c->out : NULL};
+                             .out = g->stream ? &c->out : NULL,
+                             .every_token = g->stream};
     size_t n_choices = c->n_choices, per_prompt = c->per_prompt;
     bl__answer *answer =
         bl__answer_create(server->models, served, request, n_choices, &taker, response);

@@ -339,8 +339,12 @@ static void start(bl_server *server, bl__served *served, const asked *what, json
         put_state(a, "response.created");
         put_state(a, "response.in_progress");
     }
-    const bl__taker taker = {take_piece,     take_end, finish,
-                             free_answering, a,        a->stream ? &a->out : NULL};
+    const bl__taker taker = {.piece = take_piece,
+                             .end = take_end,
+                             .finish = finish,
+                             .free = free_answering,
+                             .user = a,
+                             .out = a->stream ? &a->out : NULL};
     bl__answer *answer = bl__answer_create(server->models, served, request, 1, &taker, response);
     bl__job_params job = bl__generation_job(&what->generation, 0);
     job.prompt = ids;
