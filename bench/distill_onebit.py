@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Distils a float model into OneBit students: the table and plot of docs/training.md.
 
-usage: bench/distill_onebit.py [--program build/bitloom] [--preset tiny-1m] [--steps 400] [--lr 3e-3]
+usage: bench/distill_onebit.py [--program build/bitloom] [--preset tiny-1m] [--steps 400] [--lr 1e-3]
                                TEACHER DATA TOKENIZER FOLDER
 
 TEACHER is a run, GGUF file or Hugging Face directory, DATA a token file with a held-out part,
@@ -19,10 +19,11 @@ import subprocess
 
 # What each student has beside its kind of weights.
 STUDENTS = {
-    "svid": ["--from", "TEACHER", "--teacher", "TEACHER"],
-    "random": ["--preset", "PRESET", "--teacher", "TEACHER"],
-    "svid-logits": ["--from", "TEACHER", "--teacher", "TEACHER", "--set", "distill_hidden=0"],
-    "svid-text": ["--from", "TEACHER"],
+    "svid": ["--from", "TEACHER", "--teacher", "TEACHER", "--lr", "RATE"],
+    "random": ["--preset", "PRESET", "--teacher", "TEACHER"],  # at the preset's rate: it has far to go
+    "svid-logits": ["--from", "TEACHER", "--teacher", "TEACHER", "--lr", "RATE",
+                    "--set", "distill_hidden=0"],
+    "svid-text": ["--from", "TEACHER", "--lr", "RATE"],
 }
 
 
@@ -45,7 +46,8 @@ def main():
     parser.add_argument("--program", default="build/bitloom")
     parser.add_argument("--preset", default="tiny-1m")
     parser.add_argument("--steps", type=int, default=400)
-    parser.add_argument("--lr", default="3e-3")
+    parser.add_argument("--lr", default="1e-3")
+    parser.add_argument("--eval-rows", type=int, default=256)
     parser.add_argument("--students", nargs="*", choices=STUDENTS, default=list(STUDENTS))
     parser.add_argument("teacher")
     parser.add_argument("data")
@@ -53,7 +55,7 @@ def main():
     parser.add_argument("folder", type=pathlib.Path)
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
-    words = {"TEACHER": args.teacher, "PRESET": args.preset}
+    words = {"TEACHER": args.teacher, "PRESET": args.preset, "RATE": args.lr}
     runs, teacher = [], math.nan
     print("| student | M tokens | start | end | x teacher's perplexity | bits a weight | minutes |\n"
           "|---|---|---|---|---|---|---|", flush=True)
@@ -61,9 +63,9 @@ def main():
         run = args.folder / name
         runs.append(run)
         command = [args.program, "train", "--json", "--resume", "-o", run, "--weights", "onebit",
-                   "--data", args.data, "--tokenizer", args.tokenizer, "--lr", args.lr,
-                   "--steps", str(args.steps), "--set", "eval_rows=256",
-                   "--set", f"eval_interval={max(args.steps // 16, 1)}", "--set", "sample_interval=0",
+                   "--data", args.data, "--tokenizer", args.tokenizer,
+                   "--steps", str(args.steps), "--set", f"eval_rows={args.eval_rows}",
+                   "--set", f"eval_interval={max(args.steps // 8, 1)}", "--set", "sample_tokens=0",
                    *(words.get(word, word) for word in STUDENTS[name])]
         figures = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
         model = run.with_suffix(".gguf")
