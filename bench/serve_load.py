@@ -42,14 +42,14 @@ class Client:
         parts = urllib.parse.urlsplit(url)
         self.address = (parts.hostname, parts.port)
 
-    def stream(self, prompt, n_tokens, seed=1):
+    def stream(self, prompt, n_tokens, seed=1, times=None):
         body = json.dumps({"prompt": prompt, "max_tokens": n_tokens, "stream": True, "seed": seed, "ignore_eos": True,
                            "temperature": 0.8, "stream_options": {"include_usage": True}, "cache_prompt": True}).encode()
         head = f"POST /v1/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
         started = time.monotonic()
         connection = socket.create_connection(self.address, timeout=600)
         connection.sendall(head.encode() + body)
-        times, data, at = [], b"", 0
+        times, data, at = [] if times is None else times, b"", 0
         while not data.endswith(b"\r\n0\r\n\r\n"):
             part = connection.recv(1 << 16)
             if not part:
@@ -91,18 +91,19 @@ def load(url, n_clients, n_tokens, n_prompt):
 
 def gaps_beside_a_long_prompt(url, n_streams, n_prompt, n_tokens):
     """Gaps between tokens of n_streams streams, before and while a long prompt is read."""
-    with concurrent.futures.ThreadPoolExecutor(n_streams + 1) as pool:
-        streams = [pool.submit(Client(url).stream, words(20, i), n_tokens, i) for i in range(n_streams)]
-        time.sleep(0.2)
-        # When about a third of the streams' tokens are there the long prompt comes.
-        quiet = Client(url).stream(words(4, 77), 2)
-        time.sleep(max(0.5, 4 * (quiet["ended"] - quiet["started"])))
-        long = pool.submit(Client(url).stream, words(n_prompt, 99), 2).result()
-        done = [s.result() for s in streams]
+    times = [[] for _ in range(n_streams)]
+    with concurrent.futures.ThreadPoolExecutor(n_streams) as pool:
+        streams = [pool.submit(Client(url).stream, words(20, i), n_tokens, i, times[i]) for i in range(n_streams)]
+        while min(map(len, times)) < n_tokens // 3:
+            time.sleep(0.01)
+        settled = max(t[0] for t in times)  # from here on all of them are written
+        long = Client(url).stream(words(n_prompt, 99), 2)
+        for stream in streams:
+            stream.result()
     alone, beside = [], []
-    for stream in done:
-        for a, b in zip(stream["times"], stream["times"][1:]):
-            if b < long["started"] and a > quiet["ended"]:
+    for stream in times:
+        for a, b in zip(stream, stream[1:]):
+            if settled < a and b < long["started"]:
                 alone.append(b - a)
             elif a < long["times"][0] and b > long["started"]:
                 beside.append(b - a)
