@@ -192,7 +192,7 @@ def billm(w, u, released, fit="billm"):
         def choices_of(c):
             if masks[2][0, c]:
                 return levels[2]
-            return [np.where(masks[1][:, c : c + 1], o, i) for i, o in zip(levels[0], levels[1])]
+            return levels[0] + levels[1]
 
         return column_by_column(w, u, choices_of)
 
@@ -237,8 +237,7 @@ def arb_rc(w, u):
             k = columns[0, c]
             if salient[0, c]:
                 return [k * (-one - two), k * (one - two), k * (two - one), k * (one + two)]
-            scale = np.where(outer[:, c : c + 1], ao, ai) * k
-            return [-scale, scale]
+            return [-ai * k, ai * k, -ao * k, ao * k]
 
         return column_by_column(w, u, choices_of)
 

@@ -201,7 +201,7 @@ static void fit_arb_rc(bl__block *b) {
 
 static bl_status run(const bl__problem *p, void (*fit)(bl__block *), bool columns,
                      bl__compressed *out, bl_error *err) {
-    const bl__course course = {fit, p->released ? BL_ROUND_KEEP : BL_ROUND_GROUP, true, NULL};
+    const bl__course course = {fit, p->released ? BL_ROUND_KEEP : BL_ROUND_NEAREST, true, NULL};
     return bl__compress_to_signs(p, &course, columns, out, err);
 }
 

@@ -38,7 +38,8 @@ static void fit_block(bl__block *b) {
 }
 
 static bl_status run(const bl__problem *p, bl__compressed *out, bl_error *err) {
-    const bl__course course = {fit_block, p->released ? BL_ROUND_KEEP : BL_ROUND_GROUP, true, NULL};
+    const bl__course course = {fit_block, p->released ? BL_ROUND_KEEP : BL_ROUND_NEAREST, true,
+                               NULL};
     return bl__compress_to_signs(p, &course, false, out, err);
 }
 
