@@ -16,7 +16,7 @@ static int by_magnitude(const void *a, const void *b) {
 }
 
 void bl__split_row(const float *w, const float *weight, size_t n, float *inner, float *outer) {
-    entry entries[BL_BLOCK_COLS];
+    entry entries[BL_BLOCK_COLS] = {{0, 0}};
     double all = 0, all_along = 0, below = 0, below_along = 0, best = -1;
     for (size_t c = 0; c < n; c++) {
         entries[c] = (entry){fabsf(w[c]), weight ? weight[c] : 1.0f};
