@@ -21,7 +21,7 @@ typedef struct compress_settings {
     const char *output, *calibration, *dense, *state, *report, *test;
     int64_t samples, length, seed, threads, ctx, windows;
     double damping;
-    bool released, keep_state, json, quiet;
+    bool released, follow, keep_state, json, quiet;
 } compress_settings;
 
 #define COMPRESS(field) offsetof(compress_settings, field)
@@ -44,6 +44,8 @@ static const option OPTIONS[] = {
      "of Hessians, as a share of their mean diagonal (default 0.01)"},
     {0, "released", NULL, OPTION_FLAG, NULL, COMPRESS(released), 0, 0, NULL,
      "billm, arb, arb-rc as the authors' code where that differs from their papers"},
+    {0, "follow", NULL, OPTION_FLAG, NULL, COMPRESS(follow), 0, 0, NULL,
+     "aim at what the float model gives in each place, at twice the pass and its memory"},
     {0, "dense", NULL, OPTION_CHOICE, "TYPE", COMPRESS(dense), 0, 0, "f16 f32",
      "write what the signs say as plain weights, for other programs; one of:"},
     {0, "state", NULL, OPTION_TEXT, "DIR", COMPRESS(state), 0, 0, NULL,
@@ -174,6 +176,7 @@ static bl_status run_method(const compress_settings *s, const char *model, const
     shown progress = {.wanted = !s->quiet && isatty(STDERR_FILENO), .method = method};
     bl_compress_params params = {.method = method,
                                  .released = s->released,
+                                 .follow = s->follow,
                                  .dense = s->dense,
                                  .n_samples = (uint32_t)s->samples,
                                  .length = (uint32_t)s->length,

@@ -32,6 +32,9 @@ typedef struct bl_compress_progress {
 typedef struct bl_compress_params {
     const char *method; /* a name of bl_compress_methods(); NULL = "arb-rc" */
     bool released; /* billm, arb, arb-rc: as the authors' code, where it differs from the paper */
+    bool follow;   /* each matrix is to give what the float model would give there, not what
+                      its own weights would on the compressed ones' outputs; takes twice the
+                      pass and its memory */
     const char *dense;  /* "f32", "f16": weights as the signs say, in that layout; NULL = as signs,
                            which needs a method that has them */
     uint32_t n_samples; /* of the calibration text; 0 = 128 */

@@ -73,8 +73,8 @@ _bitloom() {
             options+=" -q --quiet" ;;
         compress)
             options+=" -o --output -m --method --calibration --samples --length -s --seed --damping"
-            options+=" --released --dense --state --keep-state --report --test -c --ctx-size --windows"
-            options+=" --chunks -t --threads --json -q --quiet" ;;
+            options+=" --released --follow --dense --state --keep-state --report --test -c --ctx-size"
+            options+=" --windows --chunks -t --threads --json -q --quiet" ;;
         inspect) options+=" --json --tensors" ;;
         verify) options+=" -t --threads --json -q --quiet" ;;
         tokenize) options+=" -m --model --ids --json --decode --no-bos --no-special" ;;

@@ -40,14 +40,16 @@ typedef struct run {
     bl_token *tokens; /* bl_token[n_samples * length] */
     size_t n_samples, length;
     /* of the input in hand, [cols][cols] for the widest */
-    double *hessian;
+    double *hessian, *cross;
     float *hessian32, *factor;
+    float *shift; /* X'^T X - X^T X of the float model's inputs X'; NULL unless it is followed */
     bl__damping damping;
     /* progress */
     double start, forward_seconds, factor_seconds, method_seconds;
     size_t layer, n_resumed, step;
     const char *doing;
-    float *weights[BL_N_MATRICES]; /* float[rows][cols] of the layer in hand */
+    float *weights[BL_N_MATRICES];   /* float[rows][cols] of the layer in hand */
+    float *originals[BL_N_MATRICES]; /* the same before compression, when it is followed */
     bl_compress_report report;
 } run;
 
@@ -174,9 +176,10 @@ static void describe(run *r) {
     uint64_t samples =
         r->tokens ? bl__checksum_of(r->tokens, r->n_samples * r->length * sizeof *r->tokens) : 0;
     snprintf(r->state.settings, sizeof r->state.settings,
-             "%s%s, %zu samples of %zu tokens (%016llx), damping %g, of model %016llx",
+             "%s%s%s, %zu samples of %zu tokens (%016llx), damping %g, of model %016llx",
              r->method->name, p->released && r->method->released ? " (released)" : "",
-             r->tokens ? r->n_samples : 0, r->tokens ? r->length : 0, (unsigned long long)samples,
+             p->follow && r->tokens ? " (following)" : "", r->tokens ? r->n_samples : 0,
+             r->tokens ? r->length : 0, (unsigned long long)samples,
              p->damping > 0 ? p->damping : 0.01,
              (unsigned long long)bl__checksum_of(r->model->map.data, r->model->map.len));
 }
@@ -217,23 +220,41 @@ static void haar_rows(float *rows, size_t n, size_t cols, bool inverse) {
         (inverse ? bl__haar_inverse : bl__haar)(rows + i * cols, cols, scratch);
 }
 
-/* H in the basis of Haar coefficients: T H T^T. */
+/* T M T^T of a matrix [n][n], T the Haar transform. */
+static void haar_both_sides(float *m, size_t n) {
+    for (size_t side = 0; side < 2; side++) {
+        haar_rows(m, n, n, false);
+        for (size_t i = 0; i < n; i++)
+            for (size_t j = 0; j < i; j++) {
+                float swap = m[i * n + j];
+                m[i * n + j] = m[j * n + i];
+                m[j * n + i] = swap;
+            }
+    }
+}
+
+/* H in the basis of Haar coefficients. */
 static void haar_hessian(run *r, size_t n) {
     float *h = r->hessian32;
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < n; j++)
             h[i * n + j] = (float)r->hessian[i <= j ? i * n + j : j * n + i];
-    for (size_t side = 0; side < 2; side++) {
-        haar_rows(h, n, n, false);
-        for (size_t i = 0; i < n; i++)
-            for (size_t j = 0; j < i; j++) {
-                float swap = h[i * n + j];
-                h[i * n + j] = h[j * n + i];
-                h[j * n + i] = swap;
-            }
-    }
+    haar_both_sides(h, n);
     for (size_t i = 0; i < n * n; i++)
         r->hessian[i] = (double)h[i];
+}
+
+/* How far the inputs are from the float model's: what a fit to their difference would find in
+ * chance alone, a share cols / tokens of it, is taken off. */
+static void find_shift(run *r, size_t n) {
+    double chance = (double)n / ((double)r->n_samples * (double)r->length);
+    double share = chance < 1 ? 1 - chance : 0;
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = 0; j < n; j++)
+            r->shift[i * n + j] =
+                (float)(share * (r->cross[i * n + j] - r->hessian[i <= j ? i * n + j : j * n + i]));
+    if (r->method->haar)
+        haar_both_sides(r->shift, n);
 }
 
 /* The Hessian of an input, damped, and its factor. */
@@ -243,11 +264,13 @@ static bl_status prepare_input(run *r, bl__input input, bl_error *err) {
     double start = seconds_now(), share = r->params->damping > 0 ? r->params->damping : 0.01;
     char name[64];
     r->doing = "calibrating";
-    bl_status status = bl__stream_advance(r->stream, r->layer, input, r->hessian, err);
+    bl_status status = bl__stream_advance(r->stream, r->layer, input, r->hessian, r->cross, err);
     double middle = seconds_now();
     r->forward_seconds += middle - start;
     if (status)
         return status;
+    if (r->shift)
+        find_shift(r, n);
     if (r->method->haar)
         haar_hessian(r, n);
     snprintf(name, sizeof name, "blk.%zu.%s.weight", r->layer, names[input]);
@@ -274,6 +297,17 @@ static double energy(run *r, const float *a, size_t rows, size_t cols, float *pr
     return sum;
 }
 
+/* Weights that give on the compressed model's inputs X what w gives on the float model's X', as
+ * near as can be: w X'^T X H^-1 = w + w (X'^T X - X^T X) H^-1, H^-1 = U^T U. The other two are
+ * scratch. */
+static void follow(run *r, float *w, size_t rows, size_t cols, float *one, float *two) {
+    const bl__matrix u = {r->factor, cols};
+    bl__multiply(&r->products, (bl__matrix){w, cols}, (bl__matrix){r->shift, cols}, rows, cols,
+                 cols, one, cols, false);
+    bl__multiply_t(&r->products, (bl__matrix){one, cols}, u, rows, cols, cols, two, cols, false);
+    bl__multiply(&r->products, (bl__matrix){two, cols}, u, rows, cols, cols, w, cols, true);
+}
+
 static bl_status compress_matrix(run *r, bl__matrix_id id, bl__finished *out, bl_error *err) {
     const bl__linear *l = bl__layer_matrix(&r->model->layers[r->layer], id);
     size_t rows = l->rows, cols = l->cols, n = rows * cols;
@@ -295,6 +329,8 @@ static bl_status compress_matrix(run *r, bl__matrix_id id, bl__finished *out, bl
         goto done;
     if (r->method->haar)
         haar_rows(w, rows, cols, false);
+    if (r->shift)
+        follow(r, w, rows, cols, before, product);
     memcpy(before, w, n * sizeof *w);
     if ((status = r->method->run(&problem, &made, err)))
         goto done;
@@ -338,6 +374,8 @@ static bl_status compress_layer(run *r, bl_error *err) {
                                                          BL_MATRIX_DOWN, BL_N_MATRICES};
     bl__finished finished = {.map = {0}};
     bl_status status = bl__layer_unpack(r->model, r->layer, r->weights, err);
+    if (!status && r->shift)
+        status = bl__layer_unpack(r->model, r->layer, r->originals, err);
     for (size_t input = 0; input < BL_N_INPUTS && !status; input++) {
         r->step = 2 * input;
         if (r->stream)
@@ -381,9 +419,11 @@ static bl_status resume_layer(run *r, bl_error *err) {
     }
     bl__finished_free(&f);
     r->doing = "going through what was finished";
+    if (r->shift && (status = bl__layer_unpack(r->model, r->layer, r->originals, err)))
+        return status;
     if (r->stream && r->layer + 1 < r->model->hparams.n_layers &&
-        !(status = bl__stream_advance(r->stream, r->layer, BL_INPUT_O, NULL, err)) &&
-        !(status = bl__stream_advance(r->stream, r->layer, BL_INPUT_GATE_UP, NULL, err)))
+        !(status = bl__stream_advance(r->stream, r->layer, BL_INPUT_O, NULL, NULL, err)) &&
+        !(status = bl__stream_advance(r->stream, r->layer, BL_INPUT_GATE_UP, NULL, NULL, err)))
         status = bl__stream_finish(r->stream, r->layer, err);
     return status;
 }
@@ -412,12 +452,14 @@ static bl_status run_layers(run *r, bl_error *err) {
 
 static bl_status allocate(run *r, bl_error *err) {
     size_t widest = 0, n = r->model->hparams.n_layers;
-    bool calibrates = r->tokens != NULL;
+    bool calibrates = r->tokens != NULL, follows = calibrates && r->params->follow;
     bl_status status = BL_OK;
     for (size_t i = 0; i < BL_N_MATRICES; i++) {
         const bl__linear *l = bl__layer_matrix(r->model->layers, (bl__matrix_id)i);
         widest = l->cols > widest ? l->cols : widest;
-        if (!(r->weights[i] = bl__malloc_array(l->rows * l->cols, sizeof(float))))
+        r->weights[i] = bl__malloc_array(l->rows * l->cols, sizeof(float));
+        r->originals[i] = follows ? bl__malloc_array(l->rows * l->cols, sizeof(float)) : NULL;
+        if (!r->weights[i] || (follows && !r->originals[i]))
             return bl__fail(err, BL_ERR_MEMORY, "cannot allocate a layer's weights");
     }
     r->report.matrices = bl__calloc(n * BL_N_MATRICES, sizeof *r->report.matrices);
@@ -426,11 +468,17 @@ static bl_status allocate(run *r, bl_error *err) {
         r->hessian32 = bl__malloc_array(widest * widest, sizeof *r->hessian32);
         r->factor = bl__malloc_array(widest * widest, sizeof *r->factor);
     }
-    if (!r->report.matrices || (calibrates && (!r->hessian || !r->hessian32 || !r->factor)))
+    if (follows) {
+        r->cross = bl__malloc_array(widest * widest, sizeof *r->cross);
+        r->shift = bl__malloc_array(widest * widest, sizeof *r->shift);
+    }
+    if (!r->report.matrices || (calibrates && (!r->hessian || !r->hessian32 || !r->factor)) ||
+        (follows && (!r->cross || !r->shift)))
         return bl__fail(err, BL_ERR_MEMORY, "cannot allocate Hessians of %zu columns", widest);
     if (calibrates)
-        status = bl__stream_create(r->model, &r->products, r->weights, r->n_samples, r->length,
-                                   &r->stream, err);
+        status =
+            bl__stream_create(r->model, &r->products, r->weights, follows ? r->originals : NULL,
+                              r->n_samples, r->length, &r->stream, err);
     if (r->stream) {
         r->stream->progress = told;
         r->stream->user = r;
@@ -501,10 +549,14 @@ static void fill_report(run *r) {
 static void close_all(run *r) {
     bl__stream_free(r->stream);
     bl__products_free(&r->products);
-    for (size_t i = 0; i < BL_N_MATRICES; i++)
+    for (size_t i = 0; i < BL_N_MATRICES; i++) {
         bl__free(r->weights[i]);
+        bl__free(r->originals[i]);
+    }
     bl__free(r->hessian);
     bl__free(r->hessian32);
+    bl__free(r->cross);
+    bl__free(r->shift);
     bl__free(r->factor);
     bl__free(r->tokens);
     bl__pool_free(r->pool);

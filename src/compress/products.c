@@ -56,7 +56,8 @@ typedef struct job {
     float *c;
     size_t c_stride;
     bool add, transposed;
-    double *h; /* of a gram matrix */
+    double *h;        /* of a gram matrix */
+    const char *left; /* its left operand's panels; NULL: the same */
 } job;
 
 static size_t panel_bytes(const job *j) {
@@ -118,13 +119,13 @@ static void run(bl__products *p, job *j) {
 
 void bl__multiply_t(bl__products *p, bl__matrix a, bl__matrix b, size_t m, size_t k, size_t n,
                     float *c, size_t c_stride, bool add) {
-    job j = {p, a, b, m, k, n, c, c_stride, add, true, NULL};
+    job j = {p, a, b, m, k, n, c, c_stride, add, true, NULL, NULL};
     run(p, &j);
 }
 
 void bl__multiply(bl__products *p, bl__matrix a, bl__matrix b, size_t m, size_t k, size_t n,
                   float *c, size_t c_stride, bool add) {
-    job j = {p, a, b, m, k, n, c, c_stride, add, false, NULL};
+    job j = {p, a, b, m, k, n, c, c_stride, add, false, NULL, NULL};
     run(p, &j);
 }
 
@@ -136,11 +137,12 @@ static void gram_part(void *context, size_t part, size_t n_parts) {
     size_t width = gemm->panel, total = n_panels(j->p, j->n);
     float c[MAX_PANEL * MAX_PANEL];
     for (size_t i = part; i < total; i += n_parts)
-        for (size_t o = i; o < total; o++) {
+        for (size_t o = j->left ? 0 : i; o < total; o++) {
+            const char *left = j->left ? j->left + i * panel_bytes(j) : panel_at(j, i);
             size_t m = bl__min_size(width, j->n - i * width);
             size_t n = bl__min_size(width, j->n - o * width);
             for (size_t at = 0; at < j->k; at += UNIT_BLOCK)
-                gemm->multiply(panel_at(j, i) + at * width * sizeof(float), sizeof(float),
+                gemm->multiply(left + at * width * sizeof(float), sizeof(float),
                                width * sizeof(float), panel_at(j, o) + at * width * sizeof(float),
                                bl__min_size(UNIT_BLOCK, j->k - at), c, width, m, n, at > 0, NULL);
             for (size_t r = 0; r < m; r++)
@@ -157,6 +159,25 @@ void bl__gram_add(bl__products *p, const float *x, size_t k, size_t n, double *h
         bl__pool_run(p->pool, pack_part, &j, parts_of(p, n_panels(p, n), 1));
         bl__pool_run(p->pool, gram_part, &j, parts_of(p, n_panels(p, n), 1));
         p->n_flops += (double)n * (double)n * (double)j.k;
+    }
+    p->seconds += seconds_now() - start;
+}
+
+void bl__cross_add(bl__products *p, const float *a, const float *b, size_t k, size_t n, double *c) {
+    double start = seconds_now();
+    bl__products left = *p; /* packs into the second half of the room */
+    left.panels += BL_GRAM_RUN * n_panels(p, n) * p->gemm->panel;
+    for (size_t at = 0; at < k; at += BL_GRAM_RUN) {
+        job j = {
+            .p = p, .b = {b + at * n, n}, .k = bl__min_size(BL_GRAM_RUN, k - at), .n = n, .h = c};
+        job l = j;
+        l.p = &left;
+        l.b.data = a + at * n;
+        j.left = (const char *)left.panels;
+        bl__pool_run(p->pool, pack_part, &j, parts_of(p, n_panels(p, n), 1));
+        bl__pool_run(p->pool, pack_part, &l, parts_of(p, n_panels(p, n), 1));
+        bl__pool_run(p->pool, gram_part, &j, parts_of(p, n_panels(p, n), 1));
+        p->n_flops += 2.0 * (double)n * (double)n * (double)j.k;
     }
     p->seconds += seconds_now() - start;
 }

@@ -42,4 +42,9 @@ void bl__multiply(bl__products *products, bl__matrix a, bl__matrix b, size_t m, 
  * Room for (BL_GRAM_RUN, n) must be there. */
 void bl__gram_add(bl__products *products, const float *x, size_t k, size_t n, double *h);
 
+/* All of c[n][n] += a[k][n]^T b[k][n], in the same way. Room for (2 * BL_GRAM_RUN, n) must be
+ * there. */
+void bl__cross_add(bl__products *products, const float *a, const float *b, size_t k, size_t n,
+                   double *c);
+
 #endif

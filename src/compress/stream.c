@@ -34,14 +34,26 @@ size_t bl__input_cols(const bl_model *model, bl__input input) {
 
 /* ---- memory ---- */
 
+static size_t widest_input(const bl_model *model) {
+    size_t widest = 0;
+    for (size_t i = 0; i < BL_N_INPUTS; i++)
+        if (bl__input_cols(model, (bl__input)i) > widest)
+            widest = bl__input_cols(model, (bl__input)i);
+    return widest;
+}
+
 static void lay_out(bl__stream *s, bl__arena *arena) {
     const bl__hparams *h = &s->model->hparams;
     size_t q_dim = (size_t)h->n_heads * h->head_dim, kv_dim = (size_t)h->n_kv_heads * h->head_dim;
     size_t n = 0;
     if (!bl__mul_size(s->n_samples, s->length, &n))
         arena->overflowed = true;
-    s->x = bl__arena_alloc(arena, n, h->dim * sizeof(float));
-    s->attended = bl__arena_alloc(arena, n, q_dim * sizeof(float));
+    for (size_t p = 0; p < s->n_paths; p++) {
+        s->paths[p].x = bl__arena_alloc(arena, n, h->dim * sizeof(float));
+        s->paths[p].attended = bl__arena_alloc(arena, n, q_dim * sizeof(float));
+    }
+    if (s->n_paths > 1)
+        s->input = bl__arena_alloc(arena, s->length, widest_input(s->model) * sizeof(float));
     s->normed = bl__arena_alloc(arena, s->length, h->dim * sizeof(float));
     s->q = bl__arena_alloc(arena, s->length, q_dim * sizeof(float));
     s->k = bl__arena_alloc(arena, s->length, kv_dim * sizeof(float));
@@ -63,13 +75,14 @@ static bl_status reserve(const bl__stream *s, bl_error *err) {
         const bl__linear *l = bl__layer_matrix(s->model->layers, (bl__matrix_id)i);
         status = bl__products_reserve(s->products, l->cols, l->rows, err);
         if (!status)
-            status = bl__products_reserve(s->products, BL_GRAM_RUN, l->cols, err);
+            status = bl__products_reserve(s->products, s->n_paths * BL_GRAM_RUN, l->cols, err);
     }
     return status;
 }
 
 bl_status bl__stream_create(const bl_model *model, bl__products *products, float *const *weights,
-                            size_t n_samples, size_t length, bl__stream **out, bl_error *err) {
+                            float *const *originals, size_t n_samples, size_t length,
+                            bl__stream **out, bl_error *err) {
     const bl__hparams *h = &model->hparams;
     bl__stream *s = bl__calloc(1, sizeof *s);
     bl_status status = BL_OK;
@@ -82,7 +95,11 @@ bl_status bl__stream_create(const bl_model *model, bl__products *products, float
     s->one_layer.n_layers = 1;
     s->n_samples = n_samples;
     s->length = length;
-    memcpy(s->weights, weights, sizeof s->weights);
+    s->n_paths = originals ? 2 : 1;
+    for (size_t i = 0; i < BL_N_MATRICES; i++) {
+        s->paths[0].weights[i] = weights[i];
+        s->paths[1].weights[i] = originals ? originals[i] : NULL;
+    }
     s->attention = (bl__attention){
         .kernels = s->kernels, .pool = products->pool, .h = &s->one_layer, .cache = &s->cache};
     bl__arena measure = bl__arena_measuring();
@@ -113,8 +130,9 @@ void bl__stream_free(bl__stream *stream) {
 void bl__stream_embed(bl__stream *s, const bl_token *tokens) {
     const bl__linear *e = &s->model->embedding;
     for (size_t t = 0; t < s->n_samples * s->length; t++)
-        bl__layout_unpack_row(e->layout, e->data, e->rows, e->cols, (size_t)tokens[t],
-                              s->x + t * e->cols);
+        for (size_t p = 0; p < s->n_paths; p++)
+            bl__layout_unpack_row(e->layout, e->data, e->rows, e->cols, (size_t)tokens[t],
+                                  s->paths[p].x + t * e->cols);
 }
 
 bl_status bl__layer_unpack(const bl_model *model, size_t i, float *const *weights, bl_error *err) {
@@ -189,53 +207,54 @@ static void normalize(const bl__stream *s, const float *in, const float *weight,
 }
 
 /* out[length][rows] (+)= in[length][cols] W^T. */
-static void product(const bl__stream *s, bl__matrix_id id, const float *in, float *out, bool add) {
+static void product(const bl__stream *s, const bl__path *path, bl__matrix_id id, const float *in,
+                    float *out, bool add) {
     const bl__linear *l = bl__layer_matrix(s->model->layers, id);
-    bl__multiply_t(s->products, (bl__matrix){in, l->cols}, (bl__matrix){s->weights[id], l->cols},
+    bl__multiply_t(s->products, (bl__matrix){in, l->cols}, (bl__matrix){path->weights[id], l->cols},
                    s->length, l->cols, l->rows, out, l->rows, add);
 }
 
-static void attend(bl__stream *s, const bl__layer *layer, float *out) {
+static void attend(bl__stream *s, const bl__path *path, const bl__layer *layer, float *out) {
     const bl__hparams *h = &s->model->hparams;
     const bl__span span = {s->pages, 0, 0, s->length};
-    product(s, BL_MATRIX_Q, s->normed, s->q, false);
-    product(s, BL_MATRIX_K, s->normed, s->k, false);
-    product(s, BL_MATRIX_V, s->normed, s->v, false);
+    product(s, path, BL_MATRIX_Q, s->normed, s->q, false);
+    product(s, path, BL_MATRIX_K, s->normed, s->k, false);
+    product(s, path, BL_MATRIX_V, s->normed, s->v, false);
     bl__attention_run(&s->attention, 0, &span, 1, s->q, s->k, s->v, out);
     if (layer->attn_sub_norm || h->layer_norm)
         normalize(s, out, layer->attn_sub_norm, (size_t)h->n_heads * h->head_dim, out);
 }
 
-static void activate(bl__stream *s, const bl__layer *layer, const float *x) {
+static void activate(bl__stream *s, const bl__path *path, const bl__layer *layer, const float *x) {
     const bl__hparams *h = &s->model->hparams;
     normalize(s, x, layer->ffn_norm, h->dim, s->normed);
-    product(s, BL_MATRIX_GATE, s->normed, s->gate, false);
-    product(s, BL_MATRIX_UP, s->normed, s->up, false);
+    product(s, path, BL_MATRIX_GATE, s->normed, s->gate, false);
+    product(s, path, BL_MATRIX_UP, s->normed, s->up, false);
     vectors v = {s, s->up, layer->ffn_sub_norm, s->gate, h->ffn_dim};
     over_tokens(s, activate_part, &v);
 }
 
 /* Up to an input, for one sample; returns it: float[length][cols]. */
-static const float *advance_sample(bl__stream *s, const bl__layer *layer, size_t sample,
-                                   bl__input input) {
+static const float *advance_sample(bl__stream *s, const bl__path *path, const bl__layer *layer,
+                                   size_t sample, bl__input input) {
     const bl__hparams *h = &s->model->hparams;
     size_t q_dim = (size_t)h->n_heads * h->head_dim;
-    float *x = s->x + sample * s->length * h->dim;
-    float *attended = s->attended + sample * s->length * q_dim;
+    float *x = path->x + sample * s->length * h->dim;
+    float *attended = path->attended + sample * s->length * q_dim;
     switch (input) {
     case BL_INPUT_QKV:
         normalize(s, x, layer->attn_norm, h->dim, s->normed);
         return s->normed;
     case BL_INPUT_O:
         normalize(s, x, layer->attn_norm, h->dim, s->normed);
-        attend(s, layer, attended);
+        attend(s, path, layer, attended);
         return attended;
     case BL_INPUT_GATE_UP:
-        product(s, BL_MATRIX_O, attended, x, true);
+        product(s, path, BL_MATRIX_O, attended, x, true);
         normalize(s, x, layer->ffn_norm, h->dim, s->normed);
         return s->normed;
     default:
-        activate(s, layer, x);
+        activate(s, path, layer, x);
         return s->gate;
     }
 }
@@ -246,32 +265,52 @@ static bl_status told(const bl__stream *s, size_t done, size_t layer, bl_error *
     return bl__fail(err, BL_ERR_CANCELLED, "cancelled in layer %zu", layer);
 }
 
+/* One sample up to an input on both paths, and what it adds to the sums. */
+static void advance_paths(bl__stream *s, const bl__layer *layer, size_t sample, bl__input input,
+                          double *hessian, double *cross) {
+    size_t cols = bl__input_cols(s->model, input);
+    const float *in = advance_sample(s, &s->paths[0], layer, sample, input);
+    if (hessian)
+        bl__gram_add(s->products, in, s->length, cols, hessian);
+    if (s->n_paths < 2)
+        return;
+    if (cross)
+        memcpy(s->input, in, s->length * cols * sizeof *in);
+    in = advance_sample(s, &s->paths[1], layer, sample, input);
+    if (cross)
+        bl__cross_add(s->products, in, s->input, s->length, cols, cross);
+}
+
 bl_status bl__stream_advance(bl__stream *s, size_t layer, bl__input input, double *hessian,
-                             bl_error *err) {
+                             double *cross, bl_error *err) {
     size_t cols = bl__input_cols(s->model, input);
     double share = 2 / ((double)s->n_samples * (double)s->length);
     bl_status status = BL_OK;
     if (!hessian && (input == BL_INPUT_QKV || input == BL_INPUT_DOWN))
         return BL_OK; /* nothing that later stages build on */
-    if (hessian)
-        memset(hessian, 0, cols * cols * sizeof *hessian);
+    double *sums[] = {hessian, s->n_paths > 1 ? cross : NULL};
+    for (size_t i = 0; i < 2; i++)
+        if (sums[i])
+            memset(sums[i], 0, cols * cols * sizeof *sums[i]);
     for (size_t i = 0; i < s->n_samples && !status; i++) {
-        const float *in = advance_sample(s, &s->model->layers[layer], i, input);
-        if (hessian)
-            bl__gram_add(s->products, in, s->length, cols, hessian);
+        advance_paths(s, &s->model->layers[layer], i, input, sums[0], sums[1]);
         status = told(s, i + 1, layer, err);
     }
-    for (size_t i = 0; hessian && i < cols * cols; i++)
-        hessian[i] *= share;
+    for (size_t i = 0; i < 2; i++)
+        for (size_t k = 0; sums[i] && k < cols * cols; k++)
+            sums[i][k] *= share;
     return status;
 }
 
 bl_status bl__stream_finish(bl__stream *s, size_t layer, bl_error *err) {
     bl_status status = BL_OK;
     for (size_t i = 0; i < s->n_samples && !status; i++) {
-        float *x = s->x + i * s->length * s->model->hparams.dim;
-        activate(s, &s->model->layers[layer], x);
-        product(s, BL_MATRIX_DOWN, s->gate, x, true);
+        for (size_t p = 0; p < s->n_paths; p++) {
+            const bl__path *path = &s->paths[p];
+            float *x = path->x + i * s->length * s->model->hparams.dim;
+            activate(s, path, &s->model->layers[layer], x);
+            product(s, path, BL_MATRIX_DOWN, s->gate, x, true);
+        }
         status = told(s, i + 1, layer, err);
     }
     return status;

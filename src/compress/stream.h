@@ -1,9 +1,10 @@
 /* Private to compress/: the calibration text on its way through a float model, one layer at a time.
  *
  * A layer is gone through in stages, so that what each matrix sees comes from the matrices before
- * it as they are by then, compressed or not; between stages, H = 2 X X^T of the inputs is there.
- * Memory: the residual stream and the attended values of all tokens, and one sample's activations.
- */
+ * it as they are by then, compressed or not; between stages, H = 2 X^T X of the inputs is there. A
+ * second path may keep to the float weights, for what the inputs would have been.
+ * Memory: for each path the residual stream and the attended values of all tokens, and one sample's
+ * activations. */
 #ifndef BL_COMPRESS_STREAM_H
 #define BL_COMPRESS_STREAM_H
 
@@ -36,6 +37,13 @@ typedef enum bl__input {
     BL_N_INPUTS
 } bl__input;
 
+/* The text as one set of weights takes it. */
+typedef struct bl__path {
+    float *x;                            /* float[n_samples * length][dim]: the residual stream */
+    float *attended;                     /* float[n_samples * length][n_heads * head_dim] */
+    const float *weights[BL_N_MATRICES]; /* float[rows][cols] of the layer in hand; borrowed */
+} bl__path;
+
 typedef struct bl__stream {
     const bl_model *model;
     const bl__kernels *kernels;
@@ -46,18 +54,20 @@ typedef struct bl__stream {
     bl__cache cache; /* of one sample at a time, as is pages, 0, 1 ... */
     uint32_t *pages;
     size_t n_samples, length;
-    float *x;        /* float[n_samples * length][dim]: the residual stream */
-    float *attended; /* float[n_samples * length][n_heads * head_dim] */
-    float *normed;   /* float[length][dim], of one sample, as are the next ones */
+    bl__path paths[2]; /* of the weights as they become, and of those of the model */
+    size_t n_paths;
+    float *normed; /* float[length][dim], of one sample, as are the next ones */
     float *q, *k, *v, *gate, *up;
-    float *weights[BL_N_MATRICES]; /* float[rows][cols] of the layer in hand; borrowed */
+    float *input; /* float[length][widest]: the first path's, while the second finds its own */
     /* Told after each sample; false to cancel. May be NULL. */
     bool (*progress)(void *user, size_t done, size_t n);
     void *user;
 } bl__stream;
 
+/* originals: the float model's weights, for a second path; NULL without. */
 bl_status bl__stream_create(const bl_model *model, bl__products *products, float *const *weights,
-                            size_t n_samples, size_t length, bl__stream **out, bl_error *err);
+                            float *const *originals, size_t n_samples, size_t length,
+                            bl__stream **out, bl_error *err);
 void bl__stream_free(bl__stream *stream);
 
 /* x = the embeddings of tokens[n_samples * length]. */
@@ -69,10 +79,11 @@ bl_status bl__layer_unpack(const bl_model *model, size_t i, float *const *weight
 /* Columns of an input's matrices. */
 size_t bl__input_cols(const bl_model *model, bl__input input);
 /* Goes on to where the input of the next matrices is known, and sets hessian[cols][cols], the upper
- * triangle of 2 X^T X / n_tokens, unless it is NULL. Inputs come in their order, 0 first; the
+ * triangle of 2 X^T X / n_tokens, unless it is NULL, and with two paths cross[cols][cols], the
+ * whole of 2 X'^T X / n_tokens, X' the second path's. Inputs come in their order, 0 first; the
  * weights before an input are final by then. BL_ERR_CANCELLED. */
 bl_status bl__stream_advance(bl__stream *stream, size_t layer, bl__input input, double *hessian,
-                             bl_error *err);
+                             double *cross, bl_error *err);
 /* The rest of the layer, after the last input. */
 bl_status bl__stream_finish(bl__stream *stream, size_t layer, bl_error *err);
 

@@ -333,14 +333,21 @@ static void check_stream(const tiny_model *shape) {
     }
     for (size_t t = 0; t < 2 * LENGTH; t++)
         tokens[t] = (bl_token)(t * 7 % shape->vocab);
-    check(bl__stream_create(model, &products, weights, 2, LENGTH, &stream, &err), &err);
+    check(bl__stream_create(model, &products, weights, weights, 2, LENGTH, &stream, &err), &err);
     bl__stream_embed(stream, tokens);
     double *h = malloc(shape->ffn_dim * shape->ffn_dim * sizeof *h);
+    double *cross = malloc(shape->ffn_dim * shape->ffn_dim * sizeof *cross);
     for (size_t layer = 0; layer < shape->n_layers; layer++) {
         check(bl__layer_unpack(model, layer, weights, &err), &err);
-        for (size_t input = 0; input < BL_N_INPUTS; input++)
-            check(bl__stream_advance(stream, layer, (bl__input)input, layer ? NULL : h, &err),
-                  &err);
+        for (size_t input = 0; input < BL_N_INPUTS; input++) {
+            size_t cols = bl__input_cols(model, (bl__input)input);
+            check(
+                bl__stream_advance(stream, layer, (bl__input)input, layer ? NULL : h, cross, &err),
+                &err);
+            for (size_t i = 0; !layer && i < cols * cols; i++) /* both paths are the same */
+                if (i / cols <= i % cols)
+                    assert_true(fabs(h[i] - cross[i]) <= 1e-6 * (1 + fabs(h[i])));
+        }
         check(bl__stream_finish(stream, layer, &err), &err);
     }
     const bl_session_params params = {.n_ctx = LENGTH, .cache_type = BL_CACHE_F32, .n_threads = 1};
@@ -350,7 +357,7 @@ static void check_stream(const tiny_model *shape) {
         bl_session_truncate(session, 0);
         check(bl_session_eval(session, tokens + s * LENGTH, LENGTH, logits, &err), &err);
         for (size_t t = 0; t < LENGTH; t++) {
-            bl__rms_norm(bl__kernels_get(), stream->x + (s * LENGTH + t) * shape->dim,
+            bl__rms_norm(bl__kernels_get(), stream->paths[s].x + (s * LENGTH + t) * shape->dim,
                          model->output_norm, model->hparams.norm_eps, shape->dim, normed);
             for (size_t v = 0; v < shape->vocab; v++) {
                 double sum = 0;
@@ -365,6 +372,7 @@ static void check_stream(const tiny_model *shape) {
         }
     }
     free(logits);
+    free(cross);
     free(h);
     bl_session_free(session);
     bl__stream_free(stream);
@@ -440,6 +448,7 @@ static void test_resume(void **state) {
     files f;
     make_files(&f);
     bl_compress_params params = small_run("arb-rc");
+    params.follow = true;
     bl_compress_report report;
     bl_error err;
     char *whole, *again;
@@ -487,19 +496,33 @@ static void test_resume(void **state) {
     remove_files(&f);
 }
 
-/* The logits after some tokens: float[vocab], to be freed. */
-static float *logits_of(const char *path, size_t *vocab) {
-    static const bl_token tokens[] = {3, 14, 15, 9, 2, 6, 5, 35};
+/* The logits after each of some tokens: float[*n], to be freed. text: NULL for tokens of no
+ * meaning.
+ */
+static float *logits_of(const char *path, const char *text, size_t *n) {
+    bl_token tokens[] = {3,  14, 15, 9,  2,  6,  5,  35, 8,  9,  7,  9,  32, 38, 46, 26,
+                         43, 38, 32, 79, 50, 28, 84, 19, 71, 69, 39, 93, 75, 10, 58, 20};
+    enum { N_TOKENS = sizeof tokens / sizeof *tokens };
     bl_error err;
     bl_model *model;
     bl_session *session;
     check(bl_model_open(path, NULL, &model, &err), &err);
+    if (text) {
+        bl_tokenizer *tokenizer;
+        bl_token *ids;
+        size_t n_ids;
+        check(bl_tokenizer_open(path, &tokenizer, &err), &err);
+        check(bl_tokenizer_encode(tokenizer, text, strlen(text), 0, &ids, &n_ids, &err), &err);
+        assert_true(n_ids >= N_TOKENS);
+        memcpy(tokens, ids, sizeof tokens);
+        bl_free(ids);
+        bl_tokenizer_close(tokenizer);
+    }
     const bl_session_params params = {.n_threads = 1, .cache_type = BL_CACHE_F32};
     check(bl_session_create(model, &params, &session, &err), &err);
-    check(bl_session_eval(session, tokens, sizeof tokens / sizeof *tokens, NULL, &err), &err);
-    *vocab = bl_model_get_info(model)->vocab;
-    float *logits = malloc(*vocab * sizeof *logits);
-    memcpy(logits, bl_session_logits(session), *vocab * sizeof *logits);
+    *n = N_TOKENS * bl_model_get_info(model)->vocab;
+    float *logits = malloc(*n * sizeof *logits);
+    check(bl_session_eval(session, tokens, N_TOKENS, logits, &err), &err);
     bl_session_free(session);
     bl_model_close(model);
     return logits;
@@ -521,12 +544,12 @@ static void test_runs(void **state) {
         check(bl_compress(f.model, f.output, text, len, &params, &report, &err), &err);
         assert_true(report.true_bits > 1 && report.error < 1);
         bl_compress_report_free(&report);
-        float *dense = logits_of(f.output, &vocab);
+        float *dense = logits_of(f.output, NULL, &vocab);
         params.dense = NULL;
         bool packs = bl__method_find(methods[i].name)->packs;
         bl_status status = bl_compress(f.model, f.output, text, len, &params, NULL, &err);
         assert_int_equal(status, packs ? BL_OK : BL_ERR_UNSUPPORTED);
-        float *packed = logits_of(f.output, &vocab);
+        float *packed = logits_of(f.output, NULL, &vocab);
         for (size_t v = 0; v < vocab; v++)
             if (!(fabsf(dense[v] - packed[v]) <= 1e-4f * (1 + fabsf(dense[v]))))
                 fail_msg("%s: logit %zu: %f dense, %f packed", methods[i].name, v, (double)dense[v],
@@ -534,6 +557,31 @@ static void test_runs(void **state) {
         free(dense);
         free(packed);
     }
+    remove_files(&f);
+}
+
+/* Logits are nearer to the float model's when that is followed. */
+static void test_follow(void **state) {
+    (void)state;
+    files f;
+    make_files(&f);
+    bl_compress_params params = small_run("billm");
+    bl_error err;
+    double distance[2] = {0};
+    size_t n;
+    params.n_samples = 40;
+    float *wanted = logits_of(f.model, f.text, &n);
+    for (size_t i = 0; i < 2; i++) {
+        params.follow = i == 1;
+        check(bl_compress(f.model, f.output, f.text, strlen(f.text), &params, NULL, &err), &err);
+        float *found = logits_of(f.output, f.text, &n);
+        for (size_t v = 0; v < n; v++)
+            distance[i] += pow((double)(found[v] - wanted[v]), 2);
+        free(found);
+    }
+    if (!(distance[1] < distance[0]))
+        fail_msg("distance %g followed, %g else", distance[1], distance[0]);
+    free(wanted);
     remove_files(&f);
 }
 
@@ -595,12 +643,13 @@ static void test_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_factor),   cmocka_unit_test(test_singular),
-        cmocka_unit_test(test_methods),  cmocka_unit_test(test_order),
-        cmocka_unit_test(test_onebit),   cmocka_unit_test(test_haar),
-        cmocka_unit_test(test_polish),   cmocka_unit_test(test_stream),
-        cmocka_unit_test(test_resume),   cmocka_unit_test(test_runs),
-        cmocka_unit_test(test_refusals), cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_factor),  cmocka_unit_test(test_singular),
+        cmocka_unit_test(test_methods), cmocka_unit_test(test_order),
+        cmocka_unit_test(test_onebit),  cmocka_unit_test(test_haar),
+        cmocka_unit_test(test_polish),  cmocka_unit_test(test_stream),
+        cmocka_unit_test(test_resume),  cmocka_unit_test(test_runs),
+        cmocka_unit_test(test_follow),  cmocka_unit_test(test_refusals),
+        cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
