@@ -19,8 +19,7 @@ typedef struct bl__problem {
     const float *hessian; /* float[cols][cols], damped; NULL without calibration */
     const float *factor;  /* float[cols][cols]: bl__factor_inverse(); NULL without */
     bl__products *products;
-    bool released;       /* as the authors' code does it, where that differs from their paper */
-    const void *context; /* the method's own */
+    bool released; /* as the authors' code does it, where that differs from their paper */
 } bl__problem;
 
 /* The columns first ... first + n - 1. Rows of weights and codes are BL_BLOCK_COLS apart. */

@@ -3,19 +3,12 @@
 #include <math.h>
 #include <stdlib.h>
 
-#include "base/alloc.h"
-#include "base/error.h"
 #include "base/half.h"
 #include "compress/groups.h"
 #include "compress/method.h"
 
 enum { LEVELS = 256, MEAN = BL_INNER_MEAN, SCALE = BL_INNER_SCALE, LOW = 2, STEP = 3 };
 static const double SALIENT_SHARE = 0.1;
-
-/* Salience from which on a weight is kept, and how many were. */
-typedef struct salience {
-    float limit;
-} salience;
 
 static float round_half(float x) {
     return bl__f16_to_f32(bl__f32_to_f16(x));
@@ -29,14 +22,13 @@ static float salience_of(const bl__block *b, size_t c, float w) {
 /* A grid of 256 values for the salient weights of a row, a mean and a scale for the others; the
  * second bit of codes tells which is which. */
 static void fit_rows(bl__block *b, size_t first, size_t end) {
-    const salience *s = b->problem->context;
     for (size_t row = first; row < end; row++) {
         const float *w = b->weights + row * BL_BLOCK_COLS;
         uint8_t *codes = b->codes + row * BL_BLOCK_COLS;
         float *p = b->params + row * BL_BINARIZED_PARAMS, low = 0, high = 0;
         bl__selection rest = {{0}};
         for (size_t c = 0; c < b->n; c++) {
-            bool salient = salience_of(b, c, w[c]) >= s->limit;
+            bool salient = salience_of(b, c, w[c]) >= b->scratch[0];
             codes[c] = salient ? 2 : 0;
             rest.of[c] = !salient;
             low = salient ? fminf(low, w[c]) : low;
@@ -50,7 +42,20 @@ static void fit_rows(bl__block *b, size_t first, size_t end) {
     }
 }
 
+static int by_value(const void *a, const void *b) {
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+/* The salience that a tenth of the block's weights reach. Uses scratch, whose rows are b->n long
+ * meanwhile. */
 static void fit_block(bl__block *b) {
+    size_t count = 0;
+    for (size_t row = 0; row < b->problem->rows; row++)
+        for (size_t c = 0; c < b->n; c++)
+            b->scratch[count++] = salience_of(b, c, b->weights[row * BL_BLOCK_COLS + c]);
+    qsort(b->scratch, count, sizeof *b->scratch, by_value);
+    b->scratch[0] = b->scratch[(size_t)((1 - SALIENT_SHARE) * (double)(count - 1))];
     bl__block_rows(b, fit_rows);
 }
 
@@ -62,35 +67,13 @@ static float value(const bl__block *b, size_t row, size_t c, float w) {
     return p[LOW] + fminf(fmaxf(level, 0), LEVELS - 1) * p[STEP];
 }
 
-static int by_value(const void *a, const void *b) {
-    float x = *(const float *)a, y = *(const float *)b;
-    return (x > y) - (x < y);
-}
-
-static bl_status find_limit(const bl__problem *p, float *limit, bl_error *err) {
-    size_t n = p->rows * p->cols;
-    float *all = bl__malloc_array(n, sizeof *all);
-    if (!all)
-        return bl__fail(err, BL_ERR_MEMORY, "cannot allocate the salience of %zu weights", n);
-    for (size_t i = 0; i < n; i++) {
-        float d = p->factor ? p->factor[i % p->cols * (p->cols + 1)] : 1.0f;
-        all[i] = p->weights[i] * p->weights[i] / (d * d);
-    }
-    qsort(all, n, sizeof *all, by_value);
-    *limit = all[(size_t)((1 - SALIENT_SHARE) * (double)(n - 1))];
-    bl__free(all);
-    return BL_OK;
-}
-
 static bl_status run(const bl__problem *p, bl__compressed *out, bl_error *err) {
     const bl__course course = {fit_block, BL_ROUND_GROUP, true, value};
-    salience s;
-    bl__problem own = *p;
-    own.context = &s;
-    bl_status status = find_limit(p, &s.limit, err);
     bl__binarized *marks = NULL; /* whose codes say what is salient */
-    if (status || (status = bl__binarized_create(p->rows, p->cols, false, &marks, err)) ||
-        (status = bl__compress_blocks(&own, &course, marks, err)))
+    bl_status status = bl__binarized_create(p->rows, p->cols, false, &marks, err);
+    if (!status)
+        status = bl__compress_blocks(p, &course, marks, err);
+    if (status)
         goto done;
     double n = (double)p->rows * (double)p->cols, n_salient = 0;
     for (size_t i = 0; i < p->rows * p->cols; i++)
