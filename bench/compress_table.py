@@ -6,8 +6,8 @@ usage: bench/compress_table.py BITLOOM MODEL.gguf --calibration TEXT --test TEXT
 
 Each method runs in a process of its own, so that peak memory is its own. Results that are already in
 FOLDER are taken as they are, so that an interrupted table goes on. Writes FOLDER/table.md and prints
-it. pb-llm has no layout of its own and is always written dense. "billm (released)" is billm as the
-authors' code has it.
+it. pb-llm has no layout of its own and is always written dense. "billm-released" is billm as the
+authors' code has it; "-follow" is with --follow.
 """
 import argparse
 import json
@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-METHODS = "rtn,ternary,gptq1,sign-h,pb-llm,billm,billm-released,arb,arb-rc,haar,arb-h"
+METHODS = "rtn,ternary,gptq1,sign-h,pb-llm,billm,billm-released,arb,arb-rc,haar,arb-h,arb-h-follow"
 
 
 def perplexity(args, model, n_ctx):
@@ -33,11 +33,11 @@ def run(args, method, folder):
     if known.exists():
         return json.loads(known.read_text())
     output = folder / f"{method}.gguf"
-    name = method.removesuffix("-released")
+    name = method.removesuffix("-released").removesuffix("-follow")
     command = [args.bitloom, "compress", args.model, "-m", name, "--calibration", args.calibration]
     command += ["--samples", args.samples, "--length", args.length, "-o", output, "--json", "-q"]
     if name != method:
-        command.append("--released")
+        command.append("--released" if method.endswith("-released") else "--follow")
     if args.dense or name == "pb-llm":
         command += ["--dense", args.dense or "f16"]
     print(" ".join(str(c) for c in command), file=sys.stderr)
