@@ -50,11 +50,11 @@ static double improve(const bl__problem *p, const svid *s) {
 /* The vectors, balanced so that both are of one length. |W| has no negative element, nor have they
  * (Perron and Frobenius). */
 static void factorize(const bl__problem *p, const svid *s) {
-    double before = 0, now = 0;
+    double before = 0;
     for (size_t c = 0; c < p->cols; c++)
         s->col[c] = 1;
     for (int round = 0; round < MAX_ROUNDS; round++) {
-        now = improve(p, s);
+        double now = improve(p, s);
         if (now - before <= ROUND_GAIN * now)
             break;
         before = now;

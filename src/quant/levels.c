@@ -29,6 +29,11 @@ static unsigned code_at(const bl__levels *l, size_t row, size_t col) {
     return codes[col % 4] >> shift & ((1u << l->bits) - 1);
 }
 
+/* Tables of a block of columns: one, and with salient columns theirs. */
+static size_t n_tables(const bl__levels *l) {
+    return l->salient ? 2 : 1;
+}
+
 /* The row's levels in the table of a block of columns: one for each code. */
 static const uint8_t *find_levels(const bl__levels *l, size_t row, size_t block, bool salient) {
     return bl__levels_tile(l, row / BL_T2_ROWS) + block * bl__levels_table_bytes(l) +
@@ -61,10 +66,10 @@ static bool check(const bl__row *at, bl__layout layout) {
     const bl__levels l = bl__levels_of(layout, at->tensor, at->rows, at->cols);
     unsigned most = 0;
     for (size_t block = 0; block < bl__levels_n_blocks(&l); block++)
-        for (int salient = 0; salient <= l.salient; salient++) {
-            const uint8_t *levels = find_levels(&l, at->row, block, salient);
-            for (size_t i = 0; i < 1u << l.bits; i++)
-                most |= levels[i];
+        for (size_t i = 0; i < n_tables(&l); i++) {
+            const uint8_t *levels = find_levels(&l, at->row, block, i == 1);
+            for (size_t code = 0; code < 1u << l.bits; code++)
+                most |= levels[code];
         }
     return most <= BL_LEVELS_MASK && bl__f16_is_finite(at->tensor + 2 * at->row) &&
            is_padding_clear(&l, at->row);
@@ -103,12 +108,12 @@ static void pack_levels(const bl__binarized *b, const bl__levels *l, size_t row,
         for (unsigned code = 0; code < 1u << l->bits; code++) {
             float sign = code & 1 ? 1.0f : -1.0f, second = code & 2 ? 1.0f : -1.0f;
             const float *group = code & 2 ? p + BL_OUTER_MEAN : p;
-            float values[2] = {group[0] + group[1] * sign, p[BL_SALIENT_MEAN] +
-                                                               p[BL_SALIENT_SCALE1] * sign +
-                                                               p[BL_SALIENT_SCALE2] * second};
-            for (int salient = 0; salient <= l->salient; salient++) {
-                float level = unit > 0.0f ? rintf(values[salient] / unit) : 0.0f;
-                size_t to = (size_t)(find_levels(l, row, block, salient) - tensor) + code;
+            const float values[2] = {group[0] + group[1] * sign, p[BL_SALIENT_MEAN] +
+                                                                     p[BL_SALIENT_SCALE1] * sign +
+                                                                     p[BL_SALIENT_SCALE2] * second};
+            for (size_t i = 0; i < n_tables(l); i++) {
+                float level = unit > 0.0f ? rintf(values[i] / unit) : 0.0f;
+                size_t to = (size_t)(find_levels(l, row, block, i == 1) - tensor) + code;
                 tensor[to] = (uint8_t)((int)level + BL_LEVELS_ZERO);
             }
         }

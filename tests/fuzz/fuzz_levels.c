@@ -20,7 +20,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     if (size < HEADER || (!ref.level && !bl__kernels_for("ref", &ref)))
         return 0;
     bl__layout layout = layouts[data[0] % 4];
-    size_t rows = 1 + data[1] % MAX_ROWS, cols = 1 + (data[2] | data[3] << 8) % MAX_COLS;
+    size_t rows = 1u + data[1] % MAX_ROWS,
+           cols = 1u + (unsigned)(data[2] | data[3] << 8) % MAX_COLS;
     if (bl__layout_bytes(layout, rows, cols, &bytes, NULL))
         return 0;
     uint8_t *tensor = malloc(bytes); /* to the byte, for the sanitizer */
