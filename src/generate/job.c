@@ -156,7 +156,7 @@ static size_t take_logprobs(bl__job *job, bl_token token, const float *logits, s
     double sum = 0;
     for (size_t id = 0; id < vocab; id++)
         sum += logits[id] > -INFINITY ? exp((double)(logits[id] - highest)) : 0;
-    double base = (double)highest + log(sum);
+    double base = (double)highest + (sum > 0 ? log(sum) : 0);
     for (size_t id = 0; id < vocab && job->n_top > 0; id++) {
         bl__logprob entry = {(bl_token)id, logits[id]};
         if (n == job->n_top && !is_better(&entry, &best[n - 1]))
