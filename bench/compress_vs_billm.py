@@ -6,9 +6,9 @@ usage: bench/compress_vs_billm.py BITLOOM MODEL.gguf CHECKOUT --calibration TEXT
                                   [--samples N] [--length N] [--windows N] [--ours METHOD] [--layers N]
 
 CHECKOUT is a clone of github.com/Aaronhuang-778/BiLLM, whose classes are imported and called as its
-run.py does; its prints and its CUDA calls are switched off. Needs torch, transformers, gguf, and
-about 12 minutes of one core for SmolLM2-135M with 16 samples of 512. --layers stops theirs early,
-for the errors alone.
+run.py does; its prints and its CUDA calls are switched off. Needs torch, transformers, gguf and, for
+each layer of SmolLM2-135M, more than a minute of one core: theirs searches with whole matrices.
+--layers stops theirs early, for the errors alone.
 """
 import argparse
 import json
