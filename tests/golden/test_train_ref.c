@@ -75,8 +75,9 @@ static void open_reference(reference *r, const char *mode, bl__weight_mode weigh
     r->params = bl__network_params(r->net, &r->n_params);
     for (size_t i = 0; i < r->n_params; i++) {
         bl__param *p = &r->params[i];
-        memcpy(p->value, floats_of(r->init, p->name, p->rows * p->cols),
-               p->rows * p->cols * sizeof(float));
+        size_t n = p->rows * p->cols;
+        if (n) /* OneBit's vectors have no rows here */
+            memcpy(p->value, floats_of(r->init, p->name, n), n * sizeof(float));
     }
 }
 
@@ -116,7 +117,8 @@ static void check_first_step(reference *r, double bound) {
     for (size_t i = 0; i < r->n_params; i++) {
         const bl__param *p = &r->params[i];
         size_t n = p->rows * p->cols;
-        compare(p->name, p->grad, floats_of(r->first, p->name, n), n, bound);
+        if (n)
+            compare(p->name, p->grad, floats_of(r->first, p->name, n), n, bound);
     }
     bl__network_zero_gradients(r->net);
 }
