@@ -24,7 +24,7 @@ help:
 	@echo 'make test-all    make test with ten minutes per fuzz target, ThreadSanitizer, SmolLM2, ARM'
 	@echo 'make format      clang-format all sources      make lint   source checks and cppcheck'
 	@echo 'make asan | tsan | msan | coverage             the suite under that build'
-	@echo 'make fuzz        fuzz targets, BITLOOM_FUZZ_SECONDS each (30)'
+	@echo 'make fuzz        fuzz targets, BITLOOM_FUZZ_SECONDS each (60)'
 	@echo 'make clean       removes the build folders'
 
 setup:
@@ -72,7 +72,7 @@ lint:
 
 fuzz:
 	@tools/setup.sh test
-	@tools/test.py fuzz
+	@BITLOOM_FUZZ_SECONDS=$${BITLOOM_FUZZ_SECONDS:-60} tools/test.py fuzz
 
 asan tsan msan coverage:
 	@tools/setup.sh test

@@ -4,7 +4,7 @@
 usage: tools/test.py [--quick] [STAGE ...]
 
 Stages, in order: gcc, suite, checks, cppcheck, clang, sanitized, fuzz. --quick stops after checks.
-Environment: BITLOOM_FUZZ_SECONDS (seconds per fuzz target, 30), BITLOOM_ASSETS (folder with
+Environment: BITLOOM_FUZZ_SECONDS (seconds per fuzz target, 10), BITLOOM_ASSETS (folder with
 models and corpora; tests that need one that is not there are skipped by name), JOBS.
 """
 import os
@@ -18,7 +18,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 JOBS = int(os.environ.get("JOBS") or len(os.sched_getaffinity(0)))
-FUZZ_SECONDS = int(os.environ.get("BITLOOM_FUZZ_SECONDS") or 30)
+FUZZ_SECONDS = int(os.environ.get("BITLOOM_FUZZ_SECONDS") or 10)
 FUZZERS_AT_ONCE = 2
 CLANG_FORMAT_VERSION = "14."  # other versions lay some lines out otherwise
 SANITIZER_OPTIONS = {
