@@ -3,7 +3,7 @@
 
 usage: peer_model.py SHAPE ARCHITECTURE OUTPUT.gguf
 
-SHAPE is 125M, 700M or 2B4T, as `bitloom dummy --shape` knows them; ARCHITECTURE is what the engine calls
+SHAPE is 125M, 700M or 2B4T, as `bitloom dummy --shape` knows them, or novels-6m; ARCHITECTURE is what the engine calls
 BitNet b1.58: bitnet for llama.cpp and the llama.cpp under microsoft/BitNet, bitnet-b1.58 for ik_llama.cpp.
 Every matrix of a layer holds a scale times -1, 0 and 1, exactly, so a quantizer loses nothing. The head
 is the embedding, as in `bitloom dummy`. Then, for example:
@@ -24,7 +24,8 @@ import numpy as np
 # layers, width, FFN width, heads, heads of keys and values, vocabulary
 SHAPES = {"125M": (11, 768, 3072, 12, 12, 32000),
           "700M": (24, 1536, 4096, 16, 16, 32000),
-          "2B4T": (30, 2560, 6912, 20, 5, 128256)}
+          "2B4T": (30, 2560, 6912, 20, 5, 128256),
+          "novels-6m": (6, 256, 768, 8, 4, 4096)}
 CONTEXT = 4096
 
 

@@ -29,9 +29,13 @@ WORDS = ("the of and to a in that it was he his with as had for her at on not be
          "this all they or my one their so an me said there when out up who what would no if about been into could").split()
 
 
-def words(n, seed):
+def text(n, seed):
+    """Words, about n tokens of them."""
     draw = random.Random(seed)
-    return " ".join(draw.choice(WORDS) for _ in range(n))
+    return " ".join(draw.choice(WORDS) for _ in range(max(1, round(n / text.tokens_per_word))))
+
+
+text.tokens_per_word = 1.0  # of the model that is measured
 
 
 class Client:
@@ -77,7 +81,7 @@ def load(url, n_clients, n_tokens, n_prompt):
     """n_clients at once, two requests each, one after the other."""
     def one(i):
         client = Client(url)
-        return [client.stream(words(n_prompt, 1000 * i + k), n_tokens, i) for k in range(2)]
+        return [client.stream(text(n_prompt, 1000 * i + k), n_tokens, i) for k in range(2)]
 
     started = time.monotonic()
     with concurrent.futures.ThreadPoolExecutor(n_clients) as pool:
@@ -93,11 +97,11 @@ def gaps_beside_a_long_prompt(url, n_streams, n_prompt, n_tokens):
     """Gaps between tokens of n_streams streams, before and while a long prompt is read."""
     times = [[] for _ in range(n_streams)]
     with concurrent.futures.ThreadPoolExecutor(n_streams) as pool:
-        streams = [pool.submit(Client(url).stream, words(20, i), n_tokens, i, times[i]) for i in range(n_streams)]
+        streams = [pool.submit(Client(url).stream, text(20, i), n_tokens, i, times[i]) for i in range(n_streams)]
         while min(map(len, times)) < n_tokens // 3:
             time.sleep(0.01)
         settled = max(t[0] for t in times)  # from here on all of them are written
-        long = Client(url).stream(words(n_prompt, 99), 2)
+        long = Client(url).stream(text(n_prompt, 99), 2)
         for stream in streams:
             stream.result()
     alone, beside = [], []
@@ -114,7 +118,7 @@ def gaps_beside_a_long_prompt(url, n_streams, n_prompt, n_tokens):
 
 def shared_prompt(url, n_prompt):
     """Time to the first token of two requests that begin with the same system prompt."""
-    system = words(n_prompt, 4242)
+    system = text(n_prompt, 4242)
     client = Client(url)
     client.stream("warm up", 1)
     first = client.stream(system + " One question.", 1)
@@ -126,7 +130,8 @@ def shared_prompt(url, n_prompt):
 
 def measure(url, label, options):
     result = {"label": label, "load": []}
-    Client(url).stream("warm up", 4)
+    text.tokens_per_word = 1.0
+    text.tokens_per_word = Client(url).stream(text(100, 0), 4)["prompt_tokens"] / 100
     for n in options.clients:
         figures = load(url, n, options.tokens, options.prompt_tokens)
         result["load"].append(figures)
@@ -189,10 +194,10 @@ def main():
     parser.add_argument("--label", default="server")
     parser.add_argument("--clients", type=lambda t: [int(x) for x in t.split(",")], default=[1, 8, 32])
     parser.add_argument("--tokens", type=int, default=64, help="tokens of each answer")
-    parser.add_argument("--prompt-tokens", type=int, default=32, help="words of each prompt")
-    parser.add_argument("--long-prompt", type=int, default=2000, help="words of the long prompt; 0 = leave out")
+    parser.add_argument("--prompt-tokens", type=int, default=32, help="tokens of each prompt, about")
+    parser.add_argument("--long-prompt", type=int, default=2000, help="tokens of the long prompt; 0 = leave out")
     parser.add_argument("--gap-tokens", type=int, default=400, help="tokens of each stream beside it")
-    parser.add_argument("--shared-prompt", type=int, default=1000, help="words of the shared prompt; 0 = leave out")
+    parser.add_argument("--shared-prompt", type=int, default=1000, help="tokens of the shared prompt; 0 = leave out")
     parser.add_argument("--program")
     parser.add_argument("--peer")
     parser.add_argument("-m", "--model")

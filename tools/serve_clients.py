@@ -348,7 +348,7 @@ def main():
     parser.add_argument("parts", nargs="*", metavar="PART")
     parser.add_argument("--pid", type=int)
     parser.add_argument("--requests", type=int, default=10000)
-    options = parser.parse_args()
+    options = parser.parse_intermixed_args()
     url = options.url.rstrip("/")
     clients = {"openai": with_openai, "litellm": with_litellm, "llm": with_llm}
     for name in options.parts or [*clients, "hostile"]:

@@ -9,9 +9,6 @@
 #include "base/checked.h"
 #include "base/half.h"
 
-/* Bytes of a head's pages from which huge pages of the system lose little. */
-enum { HUGE_STREAM = 1 << 22 };
-
 /* Bytes of n cells, a multiple of BL_CACHE_COLS. */
 static size_t cells_bytes(bl_cache_type type, size_t n) {
     return type == BL_CACHE_F32   ? 4 * n
@@ -40,8 +37,9 @@ void bl__cache_layout(bl__cache *cache, const bl__hparams *h, bl_cache_type type
     cache->value_steps_at = cache->key_steps_at + steps;
     cache->part_bytes = cache->value_steps_at + steps;
     cache->parts = bl__arena_alloc(arena, n_parts, cache->part_bytes);
-    /* First positions are first used in every head's stream: in huge pages that would be all. */
-    if (cache->parts && n_pages * cache->part_bytes < HUGE_STREAM)
+    /* A text's first token touches every head's stream. In huge pages of the system that clears
+     * megabytes for each of them, most of a second, and reading gains nothing from them. */
+    if (cache->parts)
         bl__pages_scatter(cache->parts, n_parts * cache->part_bytes);
 }
 

@@ -446,6 +446,8 @@ static void on_completed(void *user, struct MHD_Connection *mhd, void **context,
     if (!x)
         return;
     *context = NULL;
+    pthread_mutex_lock(&x->mutex); /* whoever resumed it may hold it yet */
+    pthread_mutex_unlock(&x->mutex);
     set_open(x, false);
     set_arriving(http, x->connection, true);
     bool sent = x->state == READY || x->state == STREAMING || x->discarded == UINT64_MAX;
