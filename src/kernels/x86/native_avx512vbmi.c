@@ -47,6 +47,8 @@ static inline __attribute__((always_inline)) __m512i split(__m512i v, tables t, 
 static void unpack(const uint8_t *tiles, size_t cols, size_t first_tile, size_t n_tiles,
                    uint8_t *t2) {
     size_t n = bl__t2_blocks(cols), n_groups = n / BL_T5_GROUP_T2_BLOCKS;
+    /* As many tiles are mostly unpacked next, after a product with these. */
+    size_t ahead = n_tiles * bl__t5_stride(cols);
     tables t = load_tables();
     __m512i top;
     for (size_t i = 0; i < n_tiles; i++) {
@@ -58,14 +60,17 @@ static void unpack(const uint8_t *tiles, size_t cols, size_t first_tile, size_t 
             __m512i last = _mm512_setzero_si512();
 #pragma GCC unroll 4
             for (size_t b = 0; b < BL_T5_GROUP_BLOCKS; b++, from += 64, t2 += 64) {
+                _mm_prefetch((const char *)from + ahead, _MM_HINT_T0);
                 _mm512_storeu_si512(t2, split(_mm512_loadu_si512(from), t, &top));
                 last = _mm512_or_si512(_mm512_srli_epi16(last, 2), top);
             }
             _mm512_storeu_si512(t2, last);
             t2 += 64;
         }
-        for (size_t b = n_groups * BL_T5_GROUP_T2_BLOCKS; b < n; b++, from += 64, t2 += 64)
+        for (size_t b = n_groups * BL_T5_GROUP_T2_BLOCKS; b < n; b++, from += 64, t2 += 64) {
+            _mm_prefetch((const char *)from + ahead, _MM_HINT_T0);
             _mm512_storeu_si512(t2, split(_mm512_loadu_si512(from), t, &top));
+        }
     }
 }
 
