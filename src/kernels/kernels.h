@@ -102,6 +102,11 @@ typedef struct bl__kernels {
     void (*b1_gemv)(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
                     size_t n_tiles, const bl__q8 *x, float *out);
 
+    /* The same for n_tokens tokens of x. NULL likewise. */
+    void (*t5_gemm)(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
+                    size_t n_tiles, const bl__q8 *x, size_t n_tokens, float *out,
+                    size_t out_stride);
+
     /* Rows list[0 ... n - 1] of an R2 tensor (quant/skip.h) times one token's activations:
      * out[row] = (sum_c code[row][c] * q[c] - sum) * step * scale[row], multiplied in that order.
      * q: int8[256 * ceil(cols/256)] in R2's order, zeros past cols. The tensor is 4-byte aligned.

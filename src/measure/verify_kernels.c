@@ -78,6 +78,14 @@ static void run_t5(const bl__kernels *k, bench *b) {
     else
         k->ternary_gemm(b->unpacked, ROWS, COLS, 0, TILES, &x, 1, b->out, ROWS);
 }
+static void run_t5_gemm(const bl__kernels *k, bench *b) {
+    const bl__q8 x = {b->q, STRIDE, b->step, b->sum};
+    k->t5_unpack(b->t5, COLS, 0, TILES, b->unpacked);
+    if (k->t5_gemm)
+        k->t5_gemm(b->t5, ROWS, COLS, 0, TILES, &x, TOKENS, b->out, ROWS);
+    else
+        k->ternary_gemm(b->unpacked, ROWS, COLS, 0, TILES, &x, TOKENS, b->out, ROWS);
+}
 static void run_b1(const bl__kernels *k, bench *b) {
     const bl__q8 x = {b->q, STRIDE, b->step, b->sum};
     k->b1_unpack(b->b1, COLS, 0, TILES, b->unpacked);
@@ -184,6 +192,7 @@ static const slot slots[] = {
     {"ternary_gemm", run_ternary, offsetof(bench, out), sizeof((bench *)0)->out},
     {"t5_unpack", run_t5, offsetof(bench, unpacked), sizeof((bench *)0)->unpacked},
     {"t5_gemv", run_t5, offsetof(bench, out), sizeof((bench *)0)->out},
+    {"t5_gemm", run_t5_gemm, offsetof(bench, out), sizeof((bench *)0)->out},
     {"b1_unpack", run_b1, offsetof(bench, unpacked), sizeof((bench *)0)->unpacked},
     {"b1_gemv", run_b1, offsetof(bench, out), sizeof((bench *)0)->out},
     {"levels_gemm l1", run_l1, offsetof(bench, out), sizeof((bench *)0)->out},

@@ -233,6 +233,10 @@ static void native_rows(const bl__compute *compute, const bl__linear *linear, co
         (is_t5 ? k->t5_gemv : k->b1_gemv)(data, rows, cols, 0, n, q8, out);
         return;
     }
+    if (is_t5 && k->t5_gemm) {
+        k->t5_gemm(data, rows, cols, 0, n, q8, n_tokens, out, out_stride);
+        return;
+    }
     for (size_t t = 0, n_here; t < n_tokens; t += n_here) {
         n_here = bl__min_size(UNPACKED_TOKENS, n_tokens - t);
         bl__q8 x = {q8->q + t * q8->stride, q8->stride, q8->step + t, q8->sum + t};

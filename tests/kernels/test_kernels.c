@@ -209,7 +209,57 @@ static void check_native_case(const bl__kernels *k, bool is_t5, size_t rows, siz
     free(want);
 }
 
+/* t5_gemm: any bytes and activations, in two parts of the tiles. */
+static void check_t5_gemm_case(const bl__kernels *k, size_t rows, size_t cols, size_t n_tokens) {
+    size_t tiles = bl__t2_tiles(rows), stride = bl__t5_stride(cols), split = tiles / 2;
+    size_t q_stride = bl__t2_blocks(cols) * 16, n = n_tokens * rows;
+    guarded w = guarded_alloc(tiles * stride, true), q = guarded_alloc(n_tokens * q_stride, true);
+    guarded out = guarded_alloc(n * sizeof(float), true);
+    uint8_t *t2 = malloc(tiles * bl__t2_stride(cols));
+    float *want = calloc(n, sizeof *want), *got = (float *)(void *)out.data;
+    float *steps = calloc(n_tokens, sizeof *steps);
+    int32_t *sums = calloc(n_tokens, sizeof *sums);
+    for (size_t i = 0; i < tiles * stride; i++)
+        w.data[i] = (uint8_t)bl__random_u64(&rng);
+    for (size_t tile = 0; tile < tiles; tile++)
+        for (size_t r = 0; r < 16; r++) {
+            float scale = random_float();
+            memcpy(w.data + tile * stride + 4 * r, &scale, 4);
+        }
+    for (size_t t = 0; t < n_tokens; t++) {
+        steps[t] = random_float();
+        for (size_t c = 0; c < q_stride; c++) {
+            int v = c < cols ? (int)bl__random_below(&rng, 256) - 128 : 0;
+            ((int8_t *)q.data)[t * q_stride + c] = (int8_t)v;
+            sums[t] += v;
+        }
+    }
+    bl__q8 x = {.q = (int8_t *)q.data, .stride = q_stride, .step = steps, .sum = sums};
+    ref.t5_unpack(w.data, cols, 0, tiles, t2);
+    ref.ternary_gemm(t2, rows, cols, 0, tiles, &x, n_tokens, want, rows);
+    k->t5_gemm(w.data, rows, cols, 0, split, &x, n_tokens, got, rows);
+    k->t5_gemm(w.data, rows, cols, split, tiles - split, &x, n_tokens, got, rows);
+    assert_same_bits(got, want, n, "t5_gemm");
+    guarded_free(w);
+    guarded_free(q);
+    guarded_free(out);
+    free(t2);
+    free(want);
+    free(steps);
+    free(sums);
+}
+
+static void check_t5_gemm(const bl__kernels *k) {
+    for (size_t cols = 1; cols <= 330; cols++)
+        check_t5_gemm_case(k, 1 + cols % 53, cols, 1 + cols % 29);
+    for (size_t n_tokens = 1; n_tokens <= 41; n_tokens++)
+        check_t5_gemm_case(k, 80, 1040 + 16 * (n_tokens % 5), n_tokens);
+    check_t5_gemm_case(k, 50, 2001, 211); /* several blocks of tokens, pieces of columns */
+}
+
 static void check_native(const bl__kernels *k) {
+    if (k->t5_gemm)
+        check_t5_gemm(k);
     for (int is_t5 = 0; is_t5 < 2; is_t5++) {
         for (size_t cols = 1; cols <= 330; cols++)
             check_native_case(k, is_t5, 1 + cols % 37, cols, 0);
@@ -614,6 +664,40 @@ static double seconds(void) {
     return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
 }
 
+/* Several tokens of T5. */
+static void bench_t5_gemm(const bl__kernels *k) {
+    enum { ROWS = 2560, COLS = 6912, TOKENS = 32 };
+    size_t tiles = bl__t2_tiles(ROWS), bytes = tiles * bl__t5_stride(COLS);
+    uint8_t *w = aligned_alloc(64, bytes), *t2 = aligned_alloc(64, 2 * bl__t2_stride(COLS));
+    int8_t *q = aligned_alloc(64, TOKENS * COLS);
+    float *out = calloc((size_t)TOKENS * ROWS, sizeof *out), steps[TOKENS] = {0};
+    int32_t sums[TOKENS] = {0};
+    memset(w, 0x64, bytes);
+    memset(q, 1, TOKENS * COLS);
+    bl__q8 x = {.q = q, .stride = COLS, .step = steps, .sum = sums};
+    for (size_t n = 2; n <= TOKENS; n *= 2) {
+        double best = 1e9;
+        for (int i = 0; i < 7; i++) {
+            double start = seconds();
+            if (k->t5_gemm)
+                k->t5_gemm(w, ROWS, COLS, 0, tiles, &x, n, out, ROWS);
+            for (size_t t = 0; t < tiles && !k->t5_gemm; t += 2) {
+                k->t5_unpack(w, COLS, t, 2, t2);
+                k->ternary_gemm(t2, ROWS - 16 * t, COLS, 0, 2, &x, n, out + 16 * t, ROWS);
+            }
+            double took = seconds() - start;
+            best = took < best ? took : best;
+        }
+        printf("%-12s t5 %dx%d, %2zu tokens: %8.1f us, %6.1f Gop/s, %5.1f GB/s\n", k->level, ROWS,
+               COLS, n, best * 1e6, 2e-9 * (double)(ROWS * COLS) * (double)n / best,
+               1e-9 * (double)bytes / best);
+    }
+    free(w);
+    free(t2);
+    free(q);
+    free(out);
+}
+
 /* One token of a denser layout, as a model calls it. */
 static void bench_native(const bl__kernels *k, bool is_t5) {
     enum { ROWS = 2560, COLS = 6912 };
@@ -659,6 +743,7 @@ static void bench_ternary(const bl__kernels *k) {
     memset(q, 1, TOKENS * stride);
     bl__q8 x = {.q = q, .stride = stride, .step = steps, .sum = sums};
     bench_native(k, true);
+    bench_t5_gemm(k);
     bench_native(k, false);
     for (size_t n = 1; n <= TOKENS; n *= 8) {
         double best = 1e9;

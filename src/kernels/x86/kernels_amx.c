@@ -88,4 +88,5 @@ const char *bl__amx_fails(void) {
 
 void bl__kernels_fill_amx(bl__kernels *table) {
     table->ternary_gemm = ternary_gemm;
+    table->t5_gemm = NULL; /* tiles of T2 in these registers are faster */
 }

@@ -1,8 +1,6 @@
 /* Owns the native layout T5 by VBMI's lookups among 64 bytes. Same bits as kernels/ref. */
-#include <immintrin.h>
-#include <string.h>
-
 #include "kernels/levels.h"
+#include "kernels/x86/gemm512.h"
 #include "quant/t5.h"
 
 /* Sums of the planes at bits 6 and 7 are 64 times too large and hold this many blocks and more: a
@@ -47,8 +45,6 @@ static inline __attribute__((always_inline)) __m512i split(__m512i v, tables t, 
 static void unpack(const uint8_t *tiles, size_t cols, size_t first_tile, size_t n_tiles,
                    uint8_t *t2) {
     size_t n = bl__t2_blocks(cols), n_groups = n / BL_T5_GROUP_T2_BLOCKS;
-    /* As many tiles are mostly unpacked next, after a product with these. */
-    size_t ahead = n_tiles * bl__t5_stride(cols);
     tables t = load_tables();
     __m512i top;
     for (size_t i = 0; i < n_tiles; i++) {
@@ -60,17 +56,14 @@ static void unpack(const uint8_t *tiles, size_t cols, size_t first_tile, size_t 
             __m512i last = _mm512_setzero_si512();
 #pragma GCC unroll 4
             for (size_t b = 0; b < BL_T5_GROUP_BLOCKS; b++, from += 64, t2 += 64) {
-                _mm_prefetch((const char *)from + ahead, _MM_HINT_T0);
                 _mm512_storeu_si512(t2, split(_mm512_loadu_si512(from), t, &top));
                 last = _mm512_or_si512(_mm512_srli_epi16(last, 2), top);
             }
             _mm512_storeu_si512(t2, last);
             t2 += 64;
         }
-        for (size_t b = n_groups * BL_T5_GROUP_T2_BLOCKS; b < n; b++, from += 64, t2 += 64) {
-            _mm_prefetch((const char *)from + ahead, _MM_HINT_T0);
+        for (size_t b = n_groups * BL_T5_GROUP_T2_BLOCKS; b < n; b++, from += 64, t2 += 64)
             _mm512_storeu_si512(t2, split(_mm512_loadu_si512(from), t, &top));
-        }
     }
 }
 
@@ -139,7 +132,97 @@ static void gemv(const uint8_t *tiles, size_t rows, size_t cols, size_t first_ti
     }
 }
 
+/* ---- several tokens ---- */
+
+enum {
+    PIECE_BLOCKS = 60, /* of T2, whole groups */
+    PIECE_BYTES = PIECE_BLOCKS / BL_T5_GROUP_T2_BLOCKS * BL_T5_GROUP_BLOCKS * BL_T2_BLOCK_BYTES
+};
+
+/* A piece as T2, made while its first tokens meet it. */
+typedef uint8_t unpacked[BL_GEMM_TILES][PIECE_BLOCKS * BL_T2_BLOCK_BYTES];
+
+static inline __attribute__((always_inline)) void keep(__m512i codes[BL_GEMM_TILES], size_t n_tiles,
+                                                       size_t block, unpacked t2) {
+#pragma GCC unroll 2
+    for (size_t i = 0; i < n_tiles; i++)
+        _mm512_storeu_si512(t2[i] + block * BL_T2_BLOCK_BYTES, codes[i]);
+}
+
+/* The next block of each tile, split; what comes after these tiles is asked for meanwhile. */
+static inline __attribute__((always_inline)) void split_tiles(const bl__gemm_piece *p,
+                                                              size_t n_tiles, size_t at, tables t,
+                                                              __m512i codes[BL_GEMM_TILES],
+                                                              __m512i last[BL_GEMM_TILES]) {
+#pragma GCC unroll 2
+    for (size_t i = 0; i < n_tiles; i++) {
+        const uint8_t *from = p->blocks + i * p->tile_stride + at;
+        __m512i top;
+        _mm_prefetch((const char *)from + BL_GEMM_TILES * p->tile_stride, _MM_HINT_T0);
+        codes[i] = split(_mm512_loadu_si512(from), t, &top);
+        last[i] = _mm512_or_si512(_mm512_srli_epi16(last[i], 2), top);
+    }
+}
+
+/* The first n tokens (n and n_tiles constants after inlining). */
+static inline __attribute__((always_inline)) void
+add_first(const bl__gemm_piece *p, size_t n_tiles, size_t n, bl__gemm_dots *dots, unpacked t2) {
+    size_t stride = p->q_stride, block = 0, at = 0;
+    const int8_t *q = p->q;
+    tables t = load_tables();
+    bl__gemm512_sums sums;
+    __m512i codes[BL_GEMM_TILES], last[BL_GEMM_TILES];
+    bl__gemm512_load(dots, n_tiles, 0, n, sums);
+    for (; block + BL_T5_GROUP_T2_BLOCKS <= p->n_blocks; block++, q += BL_T2_COLS) {
+        last[0] = last[1] = _mm512_setzero_si512();
+        for (size_t b = 0; b < BL_T5_GROUP_BLOCKS; b++, block++, q += BL_T2_COLS, at += 64) {
+            split_tiles(p, n_tiles, at, t, codes, last);
+            keep(codes, n_tiles, block, t2);
+            bl__gemm512_meet(codes, n_tiles, q, stride, n, sums);
+        }
+        keep(last, n_tiles, block, t2);
+        bl__gemm512_meet(last, n_tiles, q, stride, n, sums);
+    }
+    for (; block < p->n_blocks; block++, q += BL_T2_COLS, at += 64) {
+        split_tiles(p, n_tiles, at, t, codes, last);
+        keep(codes, n_tiles, block, t2);
+        bl__gemm512_meet(codes, n_tiles, q, stride, n, sums);
+    }
+    bl__gemm512_store(sums, n_tiles, 0, n, dots);
+}
+
+static inline __attribute__((always_inline)) void add_tiles(const bl__gemm_piece *p, size_t n_tiles,
+                                                            bl__gemm_dots *dots) {
+    unpacked t2;
+    bl__gemm_piece rest = *p;
+    size_t n = p->n_tokens >= 8 ? 8 : p->n_tokens >= 4 ? 4 : p->n_tokens >= 2 ? 2 : 1;
+    rest.blocks = t2[0];
+    rest.tile_stride = sizeof t2[0];
+    if (n == 8)
+        add_first(p, n_tiles, 8, dots, t2);
+    else if (n == 4)
+        add_first(p, n_tiles, 4, dots, t2);
+    else if (n == 2)
+        add_first(p, n_tiles, 2, dots, t2);
+    else
+        add_first(p, n_tiles, 1, dots, t2);
+    bl__gemm512_add_from(&rest, n, dots);
+}
+
+static void add_piece(const bl__gemm_piece *p, bl__gemm_dots *dots) {
+    if (p->n_tiles == 2)
+        add_tiles(p, 2, dots);
+    else
+        add_tiles(p, 1, dots);
+}
+
+static void gemm(BL_GEMM_ARGUMENTS) {
+    bl__gemm_run_tiles(add_piece, bl__t5_stride(cols), PIECE_BLOCKS, PIECE_BYTES, tiles, rows, cols,
+                       first_tile, n_tiles, x, n_tokens, out, out_stride);
+}
+
 void bl__kernels_fill_avx512vbmi(bl__kernels *table) {
     table->t5_unpack = unpack;
     table->t5_gemv = gemv;
+    table->t5_gemm = gemm;
 }
