@@ -15,7 +15,7 @@
 #include "terminal.h"
 
 typedef struct compare_settings {
-    const char *file, *protocol, *bos, *kernels;
+    const char *file, *protocol, *bos, *kernels, *cache_type;
     int64_t ctx, windows, threads;
     double max_kl, min_agreement;
     bool json, quiet;
@@ -36,6 +36,8 @@ static const option OPTIONS[] = {
      "stop after N windows; 0 = all of the text (default)"},
     {0, "kernels", NULL, OPTION_TEXT, "LEVEL", COMPARE(kernels), 0, 0, NULL,
      "kernels of the second model, one of those that bitloom info lists"},
+    {0, "cache-type", NULL, OPTION_CHOICE, "TYPE", COMPARE(cache_type), 0, 0, CACHE_CHOICES,
+     CACHE_HELP},
     {0, "max-kl", NULL, OPTION_NUMBER, "NATS", COMPARE(max_kl), 0, DBL_MAX, NULL,
      "fail when the mean KL divergence is larger"},
     {0, "min-agreement", NULL, OPTION_NUMBER, "SHARE", COMPARE(min_agreement), 0, 1, NULL,
@@ -124,6 +126,7 @@ static int compare(const compare_settings *s, const char *const paths[2], const 
                    size_t len) {
     bl_perplexity_params params =
         windows_params(s->ctx, s->windows, s->protocol, s->bos, s->threads);
+    params.session.cache_type = cache_type_of(s->cache_type);
     bl_session_params second = params.session;
     second.kernels = s->kernels;
     shown progress = {.wanted = !s->quiet && isatty(STDERR_FILENO), .start = seconds_now()};

@@ -99,7 +99,7 @@ _bitloom() {
             options+=" -t --threads --numa --cache-type --json -q --quiet" ;;
         compare)
             options+=" -f --file -c --ctx-size --protocol --bos --windows --chunks --kernels --max-kl"
-            options+=" --min-agreement -t --threads --json -q --quiet" ;;
+            options+=" --cache-type --min-agreement -t --threads --json -q --quiet" ;;
         eval)
             options+=" -m --model -f --file --task --items --limit -c --ctx-size -b --batch-size"
             options+=" -t --threads --numa --cache-type --samples --json -q --quiet" ;;

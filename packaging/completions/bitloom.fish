@@ -29,7 +29,7 @@ complete -c bitloom -n '__fish_seen_subcommand_from run chat serve tokenize data
 complete -c bitloom -n '__fish_seen_subcommand_from run chat serve convert compress verify data train bench perplexity eval compare dummy' -s t -l threads -x -d 'threads, 0 = physical cores'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat serve perplexity eval compare info compress' -s c -l ctx-size -x -d 'context in tokens'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat serve bench perplexity eval' -l numa -x -a 'none interleave' -d 'spread over memory nodes'
-complete -c bitloom -n '__fish_seen_subcommand_from run chat serve bench perplexity eval' -l cache-type -x -a 'f16 f32 i8 i4' -d 'how keys and values are kept'
+complete -c bitloom -n '__fish_seen_subcommand_from run chat serve bench perplexity eval compare' -l cache-type -x -a 'f16 f32 i8 i4' -d 'how keys and values are kept'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat serve bench' -l head -x -a 'auto full screened' -d 'how the output head is read'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat serve bench' -l sparsity -x -a 'auto on off' -d 'leave weights unread that meet zeros'
 complete -c bitloom -n '__fish_seen_subcommand_from run chat serve bench eval' -s b -l batch-size -x -d 'prompt tokens evaluated together'
