@@ -31,7 +31,7 @@ static const option OPTIONS[] = {
      "the GGUF file to write; with several methods, their names come before its end"},
     {'m', "method", NULL, OPTION_LIST, "NAME", COMPRESS(methods), 0, 0, NULL,
      "rtn gptq1 pb-llm billm arb arb-rc haar sign-h arb-h onebit ternary; may be repeated (default "
-     "arb-rc)"},
+     "arb-h)"},
     {0, "calibration", NULL, OPTION_TEXT, "FILE", COMPRESS(calibration), 0, 0, NULL,
      "text that the model is to lose least on, UTF-8; - reads standard input"},
     {0, "samples", NULL, OPTION_INTEGER, "N", COMPRESS(samples), 1, 1 << 20, NULL,
@@ -282,7 +282,7 @@ static int run(int argc, char **argv) {
     if (!s.output)
         return options_complain(&COMPRESS_COMMAND, "-o FILE is missing");
     if (!s.methods.n)
-        s.methods.items[s.methods.n++] = "arb-rc";
+        s.methods.items[s.methods.n++] = "arb-h";
     int status = check_methods(&s);
     if (status)
         return status;
@@ -306,7 +306,7 @@ const command COMPRESS_COMMAND = {
         "calibration text changes least, and prints what that really takes. Finished layers are\n"
         "kept, so that the same command goes on after an interruption. A Hugging Face directory\n"
         "is converted first: bitloom convert DIR -o float.gguf --type f16.",
-    .examples = "  bitloom compress model.gguf -m arb-rc --calibration c4.txt -o small.gguf\n"
+    .examples = "  bitloom compress model.gguf --calibration c4.txt -o small.gguf\n"
                 "  bitloom compress model.gguf -m billm -m arb-h --calibration c4.txt -o out.gguf "
                 "\\\n      --test wiki.test.raw --report page.md\n",
     .groups = GROUPS,

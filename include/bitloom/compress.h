@@ -30,7 +30,7 @@ typedef struct bl_compress_progress {
 } bl_compress_progress;
 
 typedef struct bl_compress_params {
-    const char *method; /* a name of bl_compress_methods(); NULL = "arb-rc" */
+    const char *method; /* a name of bl_compress_methods(); NULL = "arb-h" */
     bool released; /* billm, arb, arb-rc: as the authors' code, where it differs from the paper */
     bool follow;   /* each matrix is to give what the float model would give there, not what
                       its own weights would on the compressed ones' outputs; takes twice the

@@ -72,7 +72,7 @@ const bl_compress_method *bl_compress_methods(size_t *n) {
 
 static bl_status read_params(run *r, const char *output, bl_error *err) {
     const bl_compress_params *p = r->params;
-    const char *name = p->method ? p->method : "arb-rc";
+    const char *name = p->method ? p->method : "arb-h";
     r->method = bl__method_find(name);
     if (!r->method)
         return bl__fail(err, BL_ERR_ARGUMENT, "method \"%.40s\" is unknown", name);
