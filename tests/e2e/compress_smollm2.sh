@@ -14,7 +14,7 @@ float=${BITLOOM_ASSETS:+$BITLOOM_ASSETS/$name}
 cd "$work"
 
 cat "$root"/docs/*.md >text.txt
-for method in arb-h arb-rc onebit; do
+for method in sign-h arb-h billm arb-rc onebit; do
     few=(-m "$method" --calibration text.txt --samples 4 --length 128 -q)
     "$program" compress "$float" "${few[@]}" -o packed.gguf >/dev/null
     "$program" compress "$float" "${few[@]}" -o dense.gguf --dense f32 >/dev/null
