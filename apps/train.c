@@ -182,16 +182,19 @@ static void show_sample(const char *text) {
 static bool take_step(void *user, const bl_train_step *s) {
     watch *w = user;
     double now = seconds_now();
-    char hidden[32] = "";
+    char others[64] = "";
     if (isfinite(s->hidden))
-        snprintf(hidden, sizeof hidden, "  hidden %.3f", s->hidden);
+        snprintf(others, sizeof others, "  hidden %.3f", s->hidden);
+    size_t len = strlen(others);
+    if (isfinite(s->relations))
+        snprintf(others + len, sizeof others - len, "  relations %.2e", s->relations);
     if ((s->validated || s->sample) && !w->is_quiet && w->is_shown)
         fputs("\r\033[K", stderr);
     if (s->validated && !w->is_quiet && s->step == 0)
         note("step 0  validation %.4f of what it starts from", s->validation);
     else if (s->validated && !w->is_quiet)
         note("step %llu  validation %.4f%s  training %.4f%s%s", (unsigned long long)s->step,
-             s->validation, s->validation <= s->best ? " (best)" : "", s->smoothed, hidden,
+             s->validation, s->validation <= s->best ? " (best)" : "", s->smoothed, others,
              s->lambda < 1 && !(s->validation <= s->best) ? "  (quantization comes in)" : "");
     if (s->sample && !w->is_quiet)
         show_sample(s->sample);
@@ -200,7 +203,7 @@ static bool take_step(void *user, const bl_train_step *s) {
                 "\rstep %llu/%llu  %.1f M tokens  loss %.3f%s  rate %.2e  flips %.2f %%  "
                 "%.0f tokens/s  %s left \033[K",
                 (unsigned long long)s->step, (unsigned long long)s->n_steps,
-                (double)s->tokens * 1e-6, s->smoothed, hidden, s->rate, 100 * s->flips,
+                (double)s->tokens * 1e-6, s->smoothed, others, s->rate, 100 * s->flips,
                 s->tokens_per_second, format_time(s->seconds_left));
         w->shown_at = now;
     }

@@ -3,14 +3,14 @@
 ternary and binary weights, for tests/golden/test_train_tiny.c; and train_blend.safetensors, the same
 for ternary and binary weights of which quantization has come in by half; and train_layer.safetensors,
 where every norm is a LayerNorm without weights; and train_distill.safetensors, for
-tests/golden/test_train_distill.c: OneBit (arXiv 2402.11295), and students of a teacher. Needs torch and
-safetensors.
+tests/golden/test_train_distill.c: OneBit (arXiv 2402.11295), and students of a teacher, with the
+losses of BitDistill (arXiv 2510.13998) too. Needs torch and safetensors.
 
     python3 tools/make_train_golden.py tests/golden/train_tiny.safetensors
     python3 tools/make_train_golden.py tests/golden/train_groups.safetensors 2
     python3 tools/make_train_golden.py tests/golden/train_blend.safetensors 2 half-ternary half-binary
     python3 tools/make_train_golden.py tests/golden/train_layer.safetensors 1 layer-ternary layer-binary layer-float
-    python3 tools/make_train_golden.py tests/golden/train_distill.safetensors 1 onebit distill-onebit distill-ternary
+    python3 tools/make_train_golden.py tests/golden/train_distill.safetensors 1 onebit distill-onebit distill-ternary distill-bitdistill-ternary
 
 The second argument is the number of groups (arXiv 2310.11453, "Model parallelism with Group
 Quantization and Normalization"): of rows of q, k, v, gate, up, and of columns of o, down with their
@@ -29,6 +29,7 @@ DIM, FFN, LAYERS, HEADS, KV, VOCAB, CONTEXT = 8, 12, 2, 2, GROUPS, 16, 8
 HEAD, ROWS, STEPS, MARGIN = DIM // HEADS, 2, 4, 1.5e-4
 LAYER = any(mode.startswith("layer") for mode in sys.argv[3:])
 HARD, HIDDEN = 0.25, 0.5  # weights of the losses of students
+TEMPERATURE, RELATIONS, RELATION_HEADS, RELATION_TEMPERATURE = 2.0, 3.0, 2, 0.5  # of BitDistill's
 margin = 1.0
 
 
@@ -115,9 +116,9 @@ def rope(x):
 
 
 def forward(p, ids, mode, silu):
-    """Logits, and what every layer leaves in the residual stream."""
+    """Logits, what every layer leaves in the residual stream, q, k and v of the first."""
     b, t = ids.shape
-    x, states = p["model.embed_tokens.weight"][ids], []
+    x, states, projections = p["model.embed_tokens.weight"][ids], [], []
     for i in range(LAYERS):
         def w(name):
             name = f"model.layers.{i}.{name}"
@@ -128,6 +129,7 @@ def forward(p, ids, mode, silu):
 
         z = norm(x, w("input_layernorm"))
         q, k, v = rope(heads("q", HEADS)), rope(heads("k", KV)), heads("v", KV)
+        projections = projections or [s.transpose(1, 2).reshape(b, t, -1) for s in (q, k, v)]
         k, v = k.repeat_interleave(HEADS // KV, 1), v.repeat_interleave(HEADS // KV, 1)
         a = F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).reshape(b, t, -1)
         x = x + by_columns(norm_groups(a, w("self_attn.attn_sub_norm")), w("self_attn.o_proj"), mode)
@@ -136,7 +138,7 @@ def forward(p, ids, mode, silu):
         g = (F.silu(gate) if silu else F.relu(gate).square()) * up
         x = x + by_columns(norm_groups(g, w("mlp.ffn_sub_norm")), w("mlp.down_proj"), mode)
         states.append(x)
-    return F.linear(norm(x, p["model.norm.weight"]), p["model.embed_tokens.weight"]), states
+    return F.linear(norm(x, p["model.norm.weight"]), p["model.embed_tokens.weight"]), states, projections
 
 
 def initial():
@@ -154,12 +156,26 @@ def initial():
             for k, s in shapes.items()}
 
 
-def distill(logits, states, teacher_logits, teacher_states, targets):
+def distill(logits, states, teacher_logits, teacher_states, targets, temperature):
     """Both losses, means over the tokens."""
-    soft = F.cross_entropy(logits, teacher_logits.softmax(-1).detach())
+    soft = F.cross_entropy(logits / temperature, (teacher_logits / temperature).softmax(-1).detach())
     hidden = sum((F.normalize(t.detach(), dim=-1) - F.normalize(x, dim=-1)).square().sum(-1).mean()
                  for t, x in zip(teacher_states, states))
     return (1 - HARD) * soft + HARD * F.cross_entropy(logits, targets), hidden
+
+
+def relate(projection):
+    """Logarithms of the relations between the tokens of one projection: [batch, head, token, token]."""
+    b, t, dim = projection.shape
+    heads = projection.view(b, t, RELATION_HEADS, dim // RELATION_HEADS).transpose(1, 2)
+    cosines = F.cosine_similarity(heads[:, :, :, None], heads[:, :, None], dim=-1)
+    return (cosines / RELATION_TEMPERATURE).log_softmax(-1)
+
+
+def relation_loss(projections, teacher_projections):
+    """KL divergences, mean over tokens and heads, sum over queries, keys and values."""
+    pairs = [(relate(t).detach(), relate(x)) for t, x in zip(teacher_projections, projections)]
+    return sum((t.exp() * (t - x)).sum(-1).mean() for t, x in pairs)
 
 
 def train(init, teacher, batches, mode, silu):
@@ -171,17 +187,21 @@ def train(init, teacher, batches, mode, silu):
     optimizer = torch.optim.AdamW(
         [dict(params=[v for v in p.values() if v.ndim == 2], weight_decay=0.1),
          dict(params=[v for v in p.values() if v.ndim == 1], weight_decay=0.0)], **options)
-    out, losses, norms, hidden_losses = {}, [], [], []
+    out, losses, norms, hidden_losses, relation_losses = {}, [], [], [], []
+    relates = "-bitdistill" in mode
     for step, ids in enumerate(batches.long()):
-        logits, states = forward(p, ids[:, :-1], mode, silu)
-        rows, targets, hidden = logits.reshape(-1, VOCAB), ids[:, 1:].reshape(-1), 0
+        logits, states, projections = forward(p, ids[:, :-1], mode, silu)
+        rows, targets, hidden, relations = logits.reshape(-1, VOCAB), ids[:, 1:].reshape(-1), 0, 0
         loss = F.cross_entropy(rows, targets)
         if mode.startswith("distill"):
-            other, others = forward(teacher, ids[:, :-1], "float", silu)
-            loss, hidden = distill(rows, states, other.reshape(-1, VOCAB), others, targets)
+            other, others, taught = forward(teacher, ids[:, :-1], "float", silu)
+            loss, hidden = distill(rows, states, other.reshape(-1, VOCAB), others, targets,
+                                   TEMPERATURE if relates else 1.0)
             hidden_losses.append(hidden.item())
+            relations = relation_loss(projections, taught) if relates else torch.zeros(())
+            relation_losses.append(relations.item())
         optimizer.zero_grad()
-        (loss + HIDDEN * hidden).backward()
+        (loss + HIDDEN * hidden + RELATIONS * relations).backward()
         if step == 0:
             out = {f"{mode}.{k}": v.grad.clone() for k, v in p.items() if v.grad is not None}
             out[f"{mode}.logits"] = logits[0].detach().clone()
@@ -191,6 +211,8 @@ def train(init, teacher, batches, mode, silu):
     out[f"{mode}.losses"], out[f"{mode}.norms"] = torch.tensor(losses), torch.tensor(norms)
     if hidden_losses:
         out[f"{mode}.hidden"] = torch.tensor(hidden_losses)
+    if relates:
+        out[f"{mode}.relations"] = torch.tensor(relation_losses)
     return out | vectors
 
 

@@ -32,6 +32,7 @@ typedef struct bl_train_step {
     uint64_t tokens;        /* trained on since the first step */
     double loss, smoothed;  /* nats a token; running mean of some 20 steps */
     double hidden;          /* loss between hidden states, a token; NaN without one */
+    double relations;       /* loss between attention relations, likewise */
     double rate, decay;
     double gradient_norm; /* before clipping */
     double flips;         /* share of quantized weights that the step before changed the code of */
@@ -96,8 +97,8 @@ struct bl_train_report {
  * trainer's network can take (gated feed-forward blocks, a tied head, no biases, plain RoPE) and
  * not be ternary already: anything else is refused by name, BL_ERR_UNSUPPORTED. With "teacher", the
  * same kinds of model, a run learns from that one's distribution in place of the text's next tokens
- * ("distill_hard": or from both) and from its hidden states ("distill_hidden"). A step whose loss
- * is not finite or far above the ones before
+ * ("distill_hard": or from both), from its hidden states ("distill_hidden") and from its attention
+ * relations ("distill_relations"). A step whose loss is not finite or far above the ones before
  * ("spike") is undone: the run goes back to its last checkpoint, passes over the data since, and
  * warns; the third time in a row is an error. report may be NULL.
  * Errors: BL_ERR_ARGUMENT (recipe, settings, a directory that has a run already), BL_ERR_NOT_FOUND,

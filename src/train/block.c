@@ -374,6 +374,7 @@ void bl__layer_backward(slice *s) {
         run_job(s, BL_PHASE_BACK_TO_ATTENTION, backward_to_o);
     }
     bl__attention_backward(s);
+    bl__relations_backward(s);
     if (is_alone) {
         run_job(s, BL_PHASE_BACK_FROM_ATTENTION, backward_from_attention);
     } else {

@@ -1,5 +1,6 @@
 /* Owns what a network learns from a teacher beside its logits (those are in loss.c): the teacher's
- * forward pass, and the loss between hidden states. Must not know how either network computes.
+ * forward pass, and the loss between hidden states; that between attention relations is in
+ * relations.c. Must not know how either network computes.
  *
  * With t and x the residual streams that a layer of the teacher and of the network leave, a token's
  * part of the loss and its gradient are (arXiv 2402.11295, equation 8)
@@ -19,13 +20,16 @@ static double now(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-bl_status bl__network_set_teacher(bl__network *net, bl__network *teacher, float hard, float hidden,
+bl_status bl__network_set_teacher(bl__network *net, bl__network *teacher, const bl__distillation *d,
                                   bl_error *err) {
+    static const bl__distillation nothing = {.temperature = 1};
     const bl__network_config *own = &net->config, *other = teacher ? &teacher->config : own;
+    bl__relations *relations = NULL;
+    d = teacher ? d : &nothing;
     if (other->vocab != own->vocab)
         return bl__fail(err, BL_ERR_ARGUMENT, "a vocabulary of %u, expected the network's, %u",
                         other->vocab, own->vocab);
-    if (hidden > 0 && (other->n_layers != own->n_layers || other->dim != own->dim))
+    if (d->hidden > 0 && (other->n_layers != own->n_layers || other->dim != own->dim))
         return bl__fail(err, BL_ERR_ARGUMENT,
                         "%u layers of %u, expected the network's %u of %u for a loss between "
                         "hidden states (distill_hidden 0 leaves it out)",
@@ -33,14 +37,23 @@ bl_status bl__network_set_teacher(bl__network *net, bl__network *teacher, float 
     if (teacher && (teacher->slice_tokens < net->slice_tokens || teacher->pool != net->pool))
         return bl__fail(err, BL_ERR_ARGUMENT, "batches of %zu tokens, expected %zu",
                         teacher->slice_tokens, net->slice_tokens);
+    if (d->relations > 0) {
+        bl_status status = bl__relations_create(net, teacher, d, &relations, err);
+        if (status)
+            return status;
+    }
+    bl__relations_free(net->relations);
+    net->relations = relations;
     net->teacher = teacher;
-    net->hard = hard;
-    net->hidden = hidden;
+    net->distillation = *d;
     return BL_OK;
 }
 
 double bl__network_hidden_loss(const bl__network *net) {
     return net->hidden_loss;
+}
+double bl__network_relation_loss(const bl__network *net) {
+    return net->relation_loss;
 }
 
 void bl__teacher_forward(slice *s, slice *teacher) {
@@ -51,8 +64,10 @@ void bl__teacher_forward(slice *s, slice *teacher) {
     teacher->gemm = teacher->net->gemm;
     teacher->logits = NULL;
     s->teacher = teacher;
-    for (teacher->index = 0; teacher->index < teacher->net->config.n_layers; teacher->index++)
+    for (teacher->index = 0; teacher->index < teacher->net->config.n_layers; teacher->index++) {
         bl__layer_forward(teacher);
+        bl__relations_keep(s->net->relations, teacher);
+    }
     s->net->seconds[BL_PHASE_TEACHER] += now() - start;
 }
 
@@ -87,7 +102,8 @@ static void hidden_part(void *context, size_t part, size_t n_parts) {
         double loss = 0;
         for (size_t at = i * BLOCK_TOKENS; at < end; at++)
             if (s->targets[at] >= 0)
-                loss += compare_states(net, t + at * dim, x + at * dim, net->hidden * s->loss_scale,
+                loss += compare_states(net, t + at * dim, x + at * dim,
+                                       net->distillation.hidden * s->loss_scale,
                                        net->gradient + at * dim);
         net->hidden_losses[i] = loss;
     }

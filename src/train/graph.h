@@ -85,6 +85,8 @@ typedef struct layer {
     float *gate, *up; /* float[n_tokens][ffn_dim] */
 } layer;
 
+typedef struct bl__relations bl__relations;
+
 /* What one part of a job works in. */
 typedef struct scratch {
     float *a, *b, *c, *d;  /* float[BLOCK_TOKENS][max_cols] */
@@ -95,7 +97,7 @@ typedef struct scratch {
     void *score_rows, *score_panels[2];
     void *keys_t, *keys, *values_t, *values; /* panels of one KV head */
     void *small[2];                          /* panels of a block of queries or their gradients */
-    float *logits;                           /* float[HEAD_TOKENS][vocab] */
+    float *logits;                           /* float[HEAD_TOKENS + 1][vocab] */
     void *logit_rows;
 } scratch;
 
@@ -137,10 +139,11 @@ struct bl__network {
     double *losses;                 /* double[n_head_blocks] */
 
     /* distillation */
-    bl__network *teacher;  /* borrowed; NULL: none */
-    float hard, hidden;    /* weights of two of the losses */
-    double *hidden_losses; /* double[n_blocks] */
-    double hidden_loss;    /* of the last step, or on the way there its sum over tokens */
+    bl__network *teacher; /* borrowed; NULL: none */
+    bl__distillation distillation;
+    bl__relations *relations;          /* NULL: none */
+    double *hidden_losses;             /* double[n_blocks] */
+    double hidden_loss, relation_loss; /* of the last step, or on the way there sums over tokens */
 
     float lambda;  /* 1: integer products of codes; below: float products of blended values */
     size_t *flips; /* size_t[n_chunks] of weights that changed their code */
@@ -278,6 +281,20 @@ void bl__teacher_forward(slice *s, slice *teacher);
 /* Adds the gradient of the loss between what the layer in hand and the teacher's leave in the
  * residual stream to net->gradient, and the loss to net->hidden_loss. */
 void bl__hidden_backward(slice *s);
+
+/* ---- relations.c ---- */
+
+/* Room for the loss between attention relations, where d gives it a weight. Errors: as
+ * bl__network_set_teacher(). */
+bl_status bl__relations_create(const bl__network *net, const bl__network *teacher,
+                               const bl__distillation *d, bl__relations **out, bl_error *err);
+void bl__relations_free(bl__relations *relations); /* NULL is accepted */
+size_t bl__relations_bytes(const bl__relations *relations);
+/* Keeps what the teacher's layer in hand has, if it is the one that counts. */
+void bl__relations_keep(bl__relations *relations, const slice *teacher);
+/* If the layer in hand is the one: adds the gradients of its rotated queries and keys and of its
+ * values to net->dq, dk, dv, behind attention's, and the loss to net->relation_loss. */
+void bl__relations_backward(slice *s);
 
 /* ---- block.c: everything of a layer between two attentions, forward and backward ---- */
 

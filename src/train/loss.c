@@ -72,28 +72,35 @@ static double cross_entropy(const head_block *b, float *logits, int32_t target, 
     return (double)max + log((double)sum) - (double)wanted;
 }
 
-/* The same where (1 - hard) of what is expected is the teacher's distribution: p and t being
- * exponentials and their sums, d logits = p / sum p - (1 - hard) t / sum t - hard (at the target).
- * The teacher's logits become what is added. */
+/* The same where (1 - hard) of what is expected is the teacher's distribution, both over the
+ * temperature: with p and t these distributions and q that without a temperature, d logits =
+ * (1 - hard) / temperature (p - t) + hard (q - [at the target]). The teacher's logits are used up.
+ */
 static double soft_cross_entropy(const head_block *b, float *logits, float *teacher, int32_t target,
                                  float *factor) {
     const bl__train_kernels *loops = b->net->loops;
     size_t vocab = b->net->config.vocab;
-    float hard = b->net->hard;
-    *factor = 0;
-    if (target < 0)
-        return 0;
-    float sum_t = loops->exp_scaled(teacher, vocab, 1.0f, loops->max(teacher, vocab), teacher);
-    float share = (1.0f - hard) / sum_t;
-    double wanted = (double)share * (double)loops->dot(teacher, logits, vocab) +
-                    (double)hard * (double)logits[target];
-    float max = loops->max(logits, vocab);
-    float sum = loops->exp_scaled(logits, vocab, 1.0f, max, logits);
-    loops->scale(teacher, vocab, -share * sum);
+    float hard = b->net->distillation.hard, scale = 1.0f / b->net->distillation.temperature;
+    float *p = b->w->logits + HEAD_TOKENS * vocab;
+    if (target < 0 || hard == 1)
+        return cross_entropy(b, logits, target, factor);
+    float max = loops->max(logits, vocab), wanted = logits[target];
+    float sum_t =
+        loops->exp_scaled(teacher, vocab, scale, scale * loops->max(teacher, vocab), teacher);
+    float sum_p = loops->exp_scaled(logits, vocab, scale, scale * max, p), sum = 1;
+    double soft = (double)(scale * max) + log((double)sum_p) -
+                  (double)(scale / sum_t) * (double)loops->dot(teacher, logits, vocab);
+    if (hard > 0)
+        sum = loops->exp_scaled(logits, vocab, 1.0f, max, logits);
+    loops->scale(logits, vocab, hard / sum);
+    logits[target] -= hard;
+    loops->scale(p, vocab, (1.0f - hard) * scale / sum_p);
+    loops->add(logits, p, vocab);
+    loops->scale(teacher, vocab, -(1.0f - hard) * scale / sum_t);
     loops->add(logits, teacher, vocab);
-    logits[target] -= hard * sum;
-    *factor = b->s->loss_scale / sum;
-    return (double)max + log((double)sum) - wanted;
+    *factor = b->s->loss_scale;
+    return (double)(1.0f - hard) * soft +
+           (double)hard * ((double)max + log((double)sum) - (double)wanted);
 }
 
 /* The teacher's logits of the block's tokens: float[n][vocab]. */

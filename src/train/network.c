@@ -285,7 +285,7 @@ static void layout_scratch(bl__network *net, bl__arena *arena, scratch *w) {
     w->values = take_any_panels(net, arena, tokens, d);
     w->small[0] = take_any_panels(net, arena, BLOCK_TOKENS, d);
     w->small[1] = take_any_panels(net, arena, BLOCK_TOKENS, d);
-    w->logits = take_floats(arena, HEAD_TOKENS, net->config.vocab);
+    w->logits = take_floats(arena, HEAD_TOKENS + 1, net->config.vocab);
     w->logit_rows = take_floats(arena, HEAD_TOKENS, units_of(net->gemm, net->config.vocab));
 }
 
@@ -480,6 +480,7 @@ fail:
 void bl__network_free(bl__network *net) {
     if (!net)
         return;
+    bl__relations_free(net->relations);
     bl__arena_destroy(&net->arena);
     bl__free(net->params);
     bl__free(net->layers);
@@ -493,7 +494,7 @@ const bl__network_config *bl__network_get_config(const bl__network *net) {
     return &net->whole;
 }
 size_t bl__network_bytes(const bl__network *net) {
-    return net->arena.size;
+    return net->arena.size + bl__relations_bytes(net->relations);
 }
 size_t bl__network_activation_bytes(const bl__network *net) {
     return net->activation_bytes;
@@ -575,7 +576,7 @@ static double run_slice(slice *s) {
         /* the last layer's are still there */
         if (net->config.recompute && s->index + 1 < net->config.n_layers)
             bl__layer_recompute(s);
-        if (s->teacher && net->hidden > 0)
+        if (s->teacher && net->distillation.hidden > 0)
             bl__hidden_backward(s);
         bl__layer_backward(s);
     }
@@ -590,7 +591,8 @@ double bl__network_step(bl__network *net, const int32_t *inputs, const int32_t *
         n_counted += targets[i] >= 0;
     double loss = 0, counted = n_counted ? (double)n_counted : 1.0;
     bool exact = !backward && !net->config.frozen;
-    net->hidden_loss = backward ? 0 : net->hidden_loss;
+    if (backward)
+        net->hidden_loss = net->relation_loss = 0;
     if (exact)
         bl__linears_prepare_exact(net);
     for (size_t row = 0; row < n_rows; row += per_slice) {
@@ -607,6 +609,10 @@ double bl__network_step(bl__network *net, const int32_t *inputs, const int32_t *
         s.n_tokens = s.n_rows * n_tokens;
         loss += run_slice(&s);
     }
-    net->hidden_loss /= backward ? counted : 1.0;
+    if (backward) {
+        bl__processes_sum(net->relations ? net->config.tensor : NULL, &net->relation_loss, 1);
+        net->hidden_loss /= counted;
+        net->relation_loss /= counted;
+    }
     return loss / counted;
 }

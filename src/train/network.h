@@ -155,18 +155,32 @@ double bl__network_step(bl__network *network, const int32_t *inputs, const int32
  * through) and vectors. The weights must be those of the steps. Does nothing to other networks. */
 void bl__network_finish_gradients(bl__network *network);
 
-/* A teacher for the steps with a backward pass that follow, which run it over the same tokens:
- *     loss = (1 - hard) CE(p_teacher, p) + hard CE(target, p)      what bl__network_step() returns
- *     gradients are those of scale x (loss + hidden x H), H = sum over layers of
- *     |t / |t| - x / |x||^2, mean over the tokens that count
+/* What a network learns from a teacher, and how much of it. */
+typedef struct bl__distillation {
+    float hard;              /* 0 ... 1, the share of the text's own next tokens */
+    float temperature;       /* > 0; of both distributions, where the teacher's is learned */
+    float hidden, relations; /* weights of two more losses */
+    uint32_t relation_layer; /* 1 ... n_layers, the teacher's as far from its last one; 0: last */
+    uint32_t relation_heads; /* that queries, keys and values are cut into; 0: n_kv_heads */
+    float relation_temperature; /* > 0 */
+} bl__distillation;
+
+/* A teacher for the steps with a backward pass that follow, which run it over the same tokens. With
+ * p' and p'' the softmaxes of the network's logits and of the teacher's, over the temperature,
+ *     loss = (1 - hard) CE(p'', p') + hard CE(target, p)           what bl__network_step() returns
+ *     gradients are those of scale x (loss + hidden x H + relations x R), means over the tokens
+ *     that count, H = sum over layers of |t / |t| - x / |x||^2
  * where t and x are what a layer leaves in the residual stream (arXiv 2402.11295, equations 7 to
- * 9). The teacher is borrowed, has its weights quantized, the pool of the network and room for as
- * large a batch; its own steps may come between. NULL: none. BL_ERR_ARGUMENT: another vocabulary;
- * hidden > 0 and other layers or another dim. */
-bl_status bl__network_set_teacher(bl__network *network, bl__network *teacher, float hard,
-                                  float hidden, bl_error *err);
-/* H of the last step with a backward pass; 0 without a teacher or with hidden 0. */
+ * 9), and R is the loss between attention relations (arXiv 2510.13998, section 3.3; relations.c).
+ * The teacher is borrowed, has its weights quantized, the pool of the network and room for as
+ * large a batch; its own steps may come between. NULL: none, and *d is not read.
+ * Errors: BL_ERR_ARGUMENT (another vocabulary; hidden > 0 and other layers or another dim;
+ * relations > 0 and a layer or heads that one of them does not have), BL_ERR_MEMORY. */
+bl_status bl__network_set_teacher(bl__network *network, bl__network *teacher,
+                                  const bl__distillation *d, bl_error *err);
+/* H and R of the last step with a backward pass; 0 without a teacher or a weight. */
 double bl__network_hidden_loss(const bl__network *network);
+double bl__network_relation_loss(const bl__network *network);
 
 /* Where the time of quantization and steps went, since the network was created. */
 #define BL_NETWORK_PHASES(X)                                                                       \
@@ -174,7 +188,7 @@ double bl__network_hidden_loss(const bl__network *network);
     X(TO_ATTENTION, "forward to attention")                                                        \
     X(ATTENTION, "attention forward")                                                              \
     X(FROM_ATTENTION, "forward from attention")                                                    \
-    X(TEACHER, "teacher's layers, hidden states")                                                  \
+    X(TEACHER, "teacher's layers, states, relations")                                              \
     X(HEAD, "head, loss and gradient of logits")                                                   \
     X(HEAD_GRADIENT, "gradient of the head")                                                       \
     X(BACK_TO_ATTENTION, "backward to attention")                                                  \

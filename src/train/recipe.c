@@ -61,6 +61,11 @@ static const field FIELDS[] = {
     {"teacher", FIELD_TEXT, AT(teacher), 0, 0, NULL, false},
     {"distill_hidden", FIELD_REAL, AT(distill_hidden), 0, 1e6, NULL, false},
     {"distill_hard", FIELD_REAL, AT(distill_hard), 0, 1, NULL, false},
+    {"distill_temperature", FIELD_REAL, AT(distill_temperature), 1e-3, 1e3, NULL, false},
+    {"distill_relations", FIELD_REAL, AT(distill_relations), 0, 1e9, NULL, false},
+    {"relation_layer", FIELD_WHOLE, AT(relation_layer), 0, 1024, NULL, false},
+    {"relation_heads", FIELD_WHOLE, AT(relation_heads), 0, 1 << 16, NULL, false},
+    {"relation_temperature", FIELD_REAL, AT(relation_temperature), 1e-3, 1e3, NULL, false},
     {"mask_documents", FIELD_FLAG, AT(mask_documents), 0, 0, NULL, false},
     {"rows", FIELD_WHOLE, AT(rows), 1, 1 << 20, NULL, false},
     {"tokens", FIELD_WHOLE, AT(tokens), 1, 1 << 24, NULL, false},
@@ -346,6 +351,11 @@ static void apply_rest(bl__recipe *r) {
     default_real(&r->init_std, 0.02);
     default_real(&r->distill_hidden, 0.1); /* docs/training.md: 1, the paper's, costs small ones */
     default_real(&r->distill_hard, 0.0);
+    default_real(&r->distill_temperature, 1.0);
+    default_real(&r->distill_relations, 0.0);
+    default_whole(&r->relation_layer, 0);
+    default_whole(&r->relation_heads, 0);
+    default_real(&r->relation_temperature, 1.0);
     default_whole(&r->mask_documents, 0);
     default_whole(&r->rows, 16);
     default_whole(&r->accumulate, 1);
@@ -605,4 +615,14 @@ bl__schedule bl__recipe_schedule(const bl__recipe *r) {
 
 bl__optimizer_config bl__recipe_optimizer(const bl__recipe *r) {
     return (bl__optimizer_config){.beta1 = r->beta1, .beta2 = r->beta2, .eps = r->eps};
+}
+
+bl__distillation bl__recipe_distillation(const bl__recipe *r) {
+    return (bl__distillation){.hard = (float)r->distill_hard,
+                              .temperature = (float)r->distill_temperature,
+                              .hidden = (float)r->distill_hidden,
+                              .relations = (float)r->distill_relations,
+                              .relation_layer = (uint32_t)r->relation_layer,
+                              .relation_heads = (uint32_t)r->relation_heads,
+                              .relation_temperature = (float)r->relation_temperature};
 }

@@ -26,7 +26,9 @@ typedef struct bl__recipe {
     /* the data */
     char *data, *tokenizer, *from; /* from: the model to start from, or NULL */
     char *teacher;                 /* the model to learn from, or NULL */
-    double distill_hidden, distill_hard;
+    double distill_hidden, distill_hard, distill_temperature, distill_relations;
+    double relation_temperature;
+    int64_t relation_layer, relation_heads;
     int64_t mask_documents, rows, tokens, accumulate, steps, tensor_parallel;
     /* the schedule */
     int64_t recipe, shape, warmup, lambda_steps;
@@ -72,5 +74,6 @@ bl_status bl__recipe_match_model(const bl__recipe *wanted, const bl__recipe *fou
 bl__network_config bl__recipe_network(const bl__recipe *recipe);
 bl__schedule bl__recipe_schedule(const bl__recipe *recipe);
 bl__optimizer_config bl__recipe_optimizer(const bl__recipe *recipe);
+bl__distillation bl__recipe_distillation(const bl__recipe *recipe);
 
 #endif

@@ -98,6 +98,7 @@ static bl_status measure_start(bl__trainer *t, bl_error *err) {
                        .loss = NAN,
                        .smoothed = NAN,
                        .hidden = NAN,
+                       .relations = NAN,
                        .validated = true,
                        .best = NAN};
     if (!(t->recipe.from || t->teacher) || !t->windows.n_valid_windows)
@@ -171,9 +172,9 @@ void bl__trainer_close(bl__trainer *t) {
 /* ---- steps ---- */
 
 /* The rows from begin to end of batch number `batch`: adds their gradients, and their part of the
- * mean losses of the step to losses[2]: the loss, that between hidden states. */
+ * mean losses of the step to losses[3]: the loss, those between hidden states and relations. */
 static bl_status add_batch(bl__trainer *t, uint64_t batch, size_t begin, size_t end,
-                           double losses[2], bl_error *err) {
+                           double losses[3], bl_error *err) {
     size_t rows = n_rows(t), at = begin * n_tokens(t);
     double n = (double)t->recipe.accumulate;
     bl_status status =
@@ -187,6 +188,7 @@ static bl_status add_batch(bl__trainer *t, uint64_t batch, size_t begin, size_t 
                  bl__network_step(t->net, t->inputs + at, t->targets + at, end - begin, n_tokens(t),
                                   true, (float)share / (float)n, NULL);
     losses[1] += share / n * bl__network_hidden_loss(t->net);
+    losses[2] += share / n * bl__network_relation_loss(t->net);
     return BL_OK;
 }
 
@@ -195,7 +197,7 @@ static bl_status accumulate(bl__trainer *t, double *loss, bl_error *err) {
     uint64_t n = (uint64_t)t->recipe.accumulate, rows = n_rows(t), first;
     uint64_t end = own_share(t, n * rows, &first) + first;
     uint64_t batch = t->progress.step + t->progress.skipped;
-    double losses[2] = {0};
+    double losses[3] = {0};
     bl_status status = BL_OK;
     if (!t->quantized)
         bl__trainer_quantize(t);
@@ -208,9 +210,10 @@ static bl_status accumulate(bl__trainer *t, double *loss, bl_error *err) {
     bl__network_finish_gradients(t->net);
     if ((status = bl__processes_agree(t->processes, status, err)))
         return status;
-    bl__processes_sum(t->data, losses, 2);
+    bl__processes_sum(t->data, losses, 3);
     *loss = losses[0];
     t->hidden = t->teacher && t->recipe.distill_hidden > 0 ? losses[1] : NAN;
+    t->relations = t->teacher && t->recipe.distill_relations > 0 ? losses[2] : NAN;
     return BL_OK;
 }
 
@@ -294,6 +297,8 @@ static bl_status log_step(const bl__trainer *t, const bl_train_step *s, bl_error
         s->decay, s->gradient_norm, s->flips, s->tokens_per_second, t->progress.seconds);
     if (isfinite(s->hidden))
         bl__buffer_printf(&line, ",\"hidden\":%.6f", s->hidden);
+    if (isfinite(s->relations))
+        bl__buffer_printf(&line, ",\"relations\":%.6g", s->relations);
     if (s->lambda < 1)
         bl__buffer_printf(&line, ",\"lambda\":%.6g", s->lambda);
     if (s->validated && isfinite(s->validation))
@@ -394,6 +399,7 @@ static bl_status run_step(bl__trainer *t, bl_error *err) {
                        .loss = loss,
                        .smoothed = p->smoothed,
                        .hidden = t->hidden,
+                       .relations = t->relations,
                        .rate = rate,
                        .decay = decay,
                        .gradient_norm = norm,

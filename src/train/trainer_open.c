@@ -122,8 +122,8 @@ static bl_status open_teacher(bl__trainer *t, bl_error *err) {
     if (!r->teacher)
         return BL_OK;
     bl_status status = bl__teacher_open(r, &t->tokens, own_rows(t), t->pool, &t->teacher, err);
-    if (!status && (status = bl__network_set_teacher(t->net, t->teacher, (float)r->distill_hard,
-                                                     (float)r->distill_hidden, err)))
+    bl__distillation distillation = bl__recipe_distillation(r);
+    if (!status && (status = bl__network_set_teacher(t->net, t->teacher, &distillation, err)))
         bl__error_prefix(err, r->teacher);
     return status;
 }

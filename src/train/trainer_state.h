@@ -30,9 +30,9 @@ struct bl__trainer {
     bl__writer *writer;      /* NULL when no samples are written */
     bl__pool *pool;
     bl__network *net;
-    bl__network *teacher; /* NULL: none */
-    double teacher_loss;  /* on held-out data; NaN without either */
-    double hidden;        /* of the step at hand: the loss between hidden states */
+    bl__network *teacher;     /* NULL: none */
+    double teacher_loss;      /* on held-out data; NaN without either */
+    double hidden, relations; /* losses of the step at hand, of those; NaN without them */
     bl__optimizer *optimizer;
     bl__param *list; /* [n_params] */
     size_t n_params;

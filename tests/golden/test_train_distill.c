@@ -16,7 +16,16 @@
 #include "train_compare.h"
 
 enum { VOCAB = 16, ROWS = 2, TOKENS = 8, STEPS = 4 };
-static const float HARD = 0.25f, HIDDEN = 0.5f;
+static const bl__distillation LOSSES[] = {
+    {.hard = 0.25f, .temperature = 1, .hidden = 0.5f},
+    {.hard = 0.25f,
+     .temperature = 2,
+     .hidden = 0.5f,
+     .relations = 3,
+     .relation_layer = 1,
+     .relation_heads = 2,
+     .relation_temperature = 0.5f},
+};
 static const double BOUND = 5e-5;
 
 static const float *named(const bl__tensor_set *set, const char *mode, const char *what, size_t n) {
@@ -76,8 +85,8 @@ static void check_mode(const char *mode, bl__weight_mode weights) {
     bl__optimizer *optimizer = NULL;
     bl__optimizer_config adamw = {0.9, 0.95, 1e-8, NULL, NULL};
     int32_t inputs[ROWS * TOKENS], targets[ROWS * TOKENS];
-    float logits[TOKENS * VOCAB], losses[STEPS], norms[STEPS], hidden[STEPS];
-    bool distills = strncmp(mode, "distill", 7) == 0;
+    float logits[TOKENS * VOCAB], losses[STEPS], norms[STEPS], hidden[STEPS], relations[STEPS];
+    bool distills = strncmp(mode, "distill", 7) == 0, relates = strstr(mode, "-bitdistill");
     bl_error err;
     if (bl__tensor_set_open(BITLOOM_TEST_DATA "/train_distill.safetensors", &set, &err) != BL_OK)
         fail_msg("%s", err.message);
@@ -87,7 +96,7 @@ static void check_mode(const char *mode, bl__weight_mode weights) {
     bl__network *net = make_network(set, "init", weights, false);
     bl__network *teacher = make_network(set, "teacher", BL_WEIGHTS_FLOAT, true);
     if (distills)
-        assert_int_equal(bl__network_set_teacher(net, teacher, HARD, HIDDEN, &err), BL_OK);
+        assert_int_equal(bl__network_set_teacher(net, teacher, &LOSSES[relates], &err), BL_OK);
     size_t n;
     bl__param *params = bl__network_params(net, &n);
     assert_int_equal(bl__optimizer_create(&adamw, params, n, NULL, &optimizer, NULL), BL_OK);
@@ -98,6 +107,7 @@ static void check_mode(const char *mode, bl__weight_mode weights) {
         losses[step] =
             (float)bl__network_step(net, inputs, targets, ROWS, TOKENS, true, 1.0f, logits);
         hidden[step] = (float)bl__network_hidden_loss(net);
+        relations[step] = (float)bl__network_relation_loss(net);
         bl__network_finish_gradients(net);
         if (step == 0) {
             compare("logits", logits, named(set, mode, "logits", TOKENS * VOCAB), TOKENS * VOCAB,
@@ -110,6 +120,8 @@ static void check_mode(const char *mode, bl__weight_mode weights) {
     compare("gradient norms", norms, named(set, mode, "norms", STEPS), STEPS, 1e-4);
     if (distills)
         compare("hidden losses", hidden, named(set, mode, "hidden", STEPS), STEPS, BOUND);
+    if (relates)
+        compare("relation losses", relations, named(set, mode, "relations", STEPS), STEPS, BOUND);
     bl__optimizer_free(optimizer);
     bl__network_free(net);
     bl__network_free(teacher);
@@ -131,12 +143,19 @@ static void ternary_students_train_as_in_pytorch(void **state) {
     check_mode("distill-ternary", BL_WEIGHTS_TERNARY);
 }
 
+/* BitDistill's losses, temperatures and all, in the first layer of a ternary student. */
+static void relations_train_as_in_pytorch(void **state) {
+    (void)state;
+    check_mode("distill-bitdistill-ternary", BL_WEIGHTS_TERNARY);
+}
+
 int main(int argc, char **argv) {
     verbose = argc > 1 && strcmp(argv[1], "--verbose") == 0;
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(onebit_weights_train_as_in_pytorch),
         cmocka_unit_test(onebit_students_train_as_in_pytorch),
         cmocka_unit_test(ternary_students_train_as_in_pytorch),
+        cmocka_unit_test(relations_train_as_in_pytorch),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,7 +36,13 @@ static bl__network_config odd_config(bl__weight_mode weights) {
 
 enum { ROWS = 3, TOKENS = 69, MAX_IDS = 32 * 128 };
 static int32_t inputs[MAX_IDS], targets[MAX_IDS];
-static const float HARD = 0.3f, HIDDEN = 0.7f;
+/* All losses at once. */
+static const bl__distillation ALL = {.hard = 0.3f,
+                                     .temperature = 1.7f,
+                                     .hidden = 0.7f,
+                                     .relations = 2.0f,
+                                     .relation_layer = 1,
+                                     .relation_temperature = 0.2f};
 
 static void fill_ids(size_t n, uint32_t vocab, uint64_t seed) {
     bl__random random;
@@ -83,7 +89,8 @@ static double objective(bl__network *net, size_t rows, size_t tokens) {
     bl__network_quantize(net);
     double loss = bl__network_step(net, inputs, targets, rows, tokens, true, 1.0f, NULL);
     bl__network_zero_gradients(net);
-    return loss + (double)HIDDEN * bl__network_hidden_loss(net);
+    return loss + (double)ALL.hidden * bl__network_hidden_loss(net) +
+           (double)ALL.relations * bl__network_relation_loss(net);
 }
 
 /* Along a random direction in one tensor the objective must change as the gradient says. */
@@ -113,18 +120,20 @@ static void check_direction(bl__network *net, bl__param *p, const float *grad, b
 }
 
 /* Of every tensor but the latent weights of onebit linears, whose sign has no slope. */
-static void check_gradients(bl__weight_mode weights, bool layer_norm, bool teaches) {
+static void check_gradients(bl__weight_mode weights, bool layer_norm, const bl__distillation *d,
+                            const bl__network_config *other, const int32_t *firsts) {
     bl__network_config config = odd_config(weights);
     config.layer_norm = layer_norm;
     bl__network *net = make_network(&config, 11, ROWS, TOKENS, NULL);
-    bl__network *teacher = make_teacher(&config, ROWS, TOKENS, NULL);
+    bl__network *teacher = make_teacher(other ? other : &config, ROWS, TOKENS, NULL);
     size_t n, n_values = 0;
     bl__param *params = bl__network_params(net, &n);
     bl__random random;
     bl__random_seed(&random, 5);
     fill_ids(ROWS * TOKENS, config.vocab, 3);
-    if (teaches)
-        assert_int_equal(bl__network_set_teacher(net, teacher, HARD, HIDDEN, NULL), BL_OK);
+    bl__network_set_firsts(net, firsts);
+    if (d)
+        assert_int_equal(bl__network_set_teacher(net, teacher, d, NULL), BL_OK);
     bl__network_step(net, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
     bl__network_finish_gradients(net);
     for (size_t i = 0; i < n; i++)
@@ -143,10 +152,59 @@ static void check_gradients(bl__weight_mode weights, bool layer_norm, bool teach
 
 static void gradients_are_slopes(void **state) {
     (void)state;
-    check_gradients(BL_WEIGHTS_ONEBIT, false, false);
-    check_gradients(BL_WEIGHTS_ONEBIT, false, true);
-    check_gradients(BL_WEIGHTS_ONEBIT, true, true);
-    check_gradients(BL_WEIGHTS_FLOAT, false, true);
+    check_gradients(BL_WEIGHTS_ONEBIT, false, NULL, NULL, NULL);
+    check_gradients(BL_WEIGHTS_ONEBIT, false, &ALL, NULL, NULL);
+    check_gradients(BL_WEIGHTS_ONEBIT, true, &ALL, NULL, NULL);
+    check_gradients(BL_WEIGHTS_FLOAT, false, &ALL, NULL, NULL);
+}
+
+/* Of the relations alone, of a teacher of another shape, and where documents share rows. */
+static void gradients_of_relations_are_slopes(void **state) {
+    (void)state;
+    bl__network_config wider = odd_config(BL_WEIGHTS_FLOAT);
+    bl__distillation d = {.hard = 1,
+                          .temperature = 1,
+                          .relations = ALL.relations,
+                          .relation_layer = 2,
+                          .relation_heads = 10,
+                          .relation_temperature = 0.1f};
+    wider.n_layers = 3;
+    wider.dim = 30;
+    wider.n_heads = 4;
+    check_gradients(BL_WEIGHTS_FLOAT, false, &d, &wider, NULL);
+    int32_t firsts[ROWS * TOKENS] = {0};
+    for (size_t i = 0; i < TOKENS; i++) {
+        firsts[TOKENS + i] = i < 5 ? 0 : i < 66 ? 5 : 66;
+        firsts[2 * TOKENS + i] = i < 40 ? 0 : 40;
+    }
+    check_gradients(BL_WEIGHTS_FLOAT, false, &d, NULL, firsts);
+}
+
+/* In a row that they share, documents have the relations that each has in a row of its own. */
+static void relations_end_with_the_document(void **state) {
+    (void)state;
+    enum { FIRST = 41 };
+    bl__network_config config = odd_config(BL_WEIGHTS_FLOAT);
+    bl__network *net = make_network(&config, 11, ROWS, TOKENS, NULL);
+    bl__network *teacher = make_teacher(&config, ROWS, TOKENS, NULL);
+    int32_t firsts[TOKENS] = {0};
+    double sum = 0, n[2] = {0};
+    for (size_t i = FIRST; i < TOKENS; i++)
+        firsts[i] = FIRST;
+    fill_ids(TOKENS, config.vocab, 3);
+    for (size_t i = 0; i < TOKENS; i++)
+        n[i >= FIRST] += targets[i] >= 0;
+    assert_int_equal(bl__network_set_teacher(net, teacher, &ALL, NULL), BL_OK);
+    bl__network_step(net, inputs, targets, 1, FIRST, true, 1.0f, NULL);
+    sum += n[0] * bl__network_relation_loss(net);
+    bl__network_step(net, inputs + FIRST, targets + FIRST, 1, TOKENS - FIRST, true, 1.0f, NULL);
+    sum += n[1] * bl__network_relation_loss(net);
+    bl__network_set_firsts(net, firsts);
+    bl__network_step(net, inputs, targets, 1, TOKENS, true, 1.0f, NULL);
+    double mean = sum / (n[0] + n[1]);
+    assert_true(mean > 1e-3 && fabs(bl__network_relation_loss(net) - mean) < 1e-5 * mean);
+    bl__network_free(net);
+    bl__network_free(teacher);
 }
 
 /* Straight through: the gradient of a latent weight is that of its product's weight, which shows in
@@ -282,10 +340,13 @@ static void its_own_teacher_teaches_nothing(void **state) {
     size_t n;
     const bl__param *params = bl__network_params(net, &n);
     fill_ids(ROWS * TOKENS, config.vocab, 3);
-    assert_int_equal(bl__network_set_teacher(net, teacher, 0, 1, NULL), BL_OK);
+    const bl__distillation d = {
+        .temperature = 1, .hidden = 1, .relations = 1, .relation_temperature = 1};
+    assert_int_equal(bl__network_set_teacher(net, teacher, &d, NULL), BL_OK);
     double loss = bl__network_step(net, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
     assert_true(loss > 0.1 && loss < log(config.vocab));
     assert_true(fabs(bl__network_hidden_loss(net)) < 1e-5);
+    assert_true(fabs(bl__network_relation_loss(net)) < 1e-5);
     for (size_t i = 0; i < n; i++)
         for (size_t j = 0; j < params[i].rows * params[i].cols; j++)
             assert_true(fabsf(params[i].grad[j]) < 1e-5f);
@@ -308,7 +369,8 @@ static void the_text_alone_is_ordinary_training(void **state) {
     fill_ids(ROWS * TOKENS, config.vocab, 3);
     for (int i = 0; i < 2; i++) {
         nets[i] = make_network(&config, 11, ROWS, TOKENS, NULL);
-        assert_int_equal(bl__network_set_teacher(nets[i], i ? teacher : NULL, 1, 0, NULL), BL_OK);
+        const bl__distillation d = {.hard = 1, .temperature = 2};
+        assert_int_equal(bl__network_set_teacher(nets[i], i ? teacher : NULL, &d, NULL), BL_OK);
         losses[i] = bl__network_step(nets[i], inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
         assert_true(bl__network_hidden_loss(nets[i]) == 0.0);
     }
@@ -324,9 +386,9 @@ static void the_text_alone_is_ordinary_training(void **state) {
 enum { MAX_VALUES = 40000 };
 static float values[2][MAX_VALUES];
 
-/* A few updates of a student; copies values and returns both losses of the last. */
+/* A few updates of a student; copies values and returns the losses of the last. */
 static double train_some(const bl__network_config *config, uint32_t n_threads, float *out,
-                         double *hidden) {
+                         double others[2]) {
     bl__pool *pool = NULL;
     assert_int_equal(bl__pool_create(n_threads, false, &pool, NULL), BL_OK);
     bl__network *net = make_network(config, 11, ROWS, TOKENS, pool);
@@ -336,7 +398,7 @@ static double train_some(const bl__network_config *config, uint32_t n_threads, f
     bl__optimizer *optimizer = NULL;
     bl__optimizer_config adamw = {0.9, 0.95, 1e-8, NULL, NULL};
     assert_int_equal(bl__optimizer_create(&adamw, params, n, pool, &optimizer, NULL), BL_OK);
-    assert_int_equal(bl__network_set_teacher(net, teacher, HARD, HIDDEN, NULL), BL_OK);
+    assert_int_equal(bl__network_set_teacher(net, teacher, &ALL, NULL), BL_OK);
     double loss = 0;
     long before = bl__alloc_count();
     for (int step = 0; step < 3; step++) {
@@ -347,7 +409,8 @@ static double train_some(const bl__network_config *config, uint32_t n_threads, f
         bl__optimizer_step(optimizer, 1e-3, 0.1, 1.0);
     }
     assert_int_equal(bl__alloc_count(), before);
-    *hidden = bl__network_hidden_loss(net);
+    others[0] = bl__network_hidden_loss(net);
+    others[1] = bl__network_relation_loss(net);
     for (size_t i = 0; i < n; out += params[i].rows * params[i].cols, i++)
         memcpy(out, params[i].value, params[i].rows * params[i].cols * sizeof *out);
     bl__optimizer_free(optimizer);
@@ -363,14 +426,14 @@ static void threads_and_recomputing_change_no_bit(void **state) {
     for (size_t m = 0; m < 4; m++) {
         bl__network_config config = odd_config(modes[m % 2]);
         config.precision = m / 2 ? BL_PRECISION_BF16 : BL_PRECISION_FLOAT32;
-        double hidden[2], losses[2];
-        losses[0] = train_some(&config, 1, values[0], &hidden[0]);
-        assert_true(hidden[0] > 0.01);
+        double others[2][2], losses[2];
+        losses[0] = train_some(&config, 1, values[0], others[0]);
+        assert_true(others[0][0] > 0.01 && others[0][1] > 0.01);
         for (uint32_t threads = 1; threads <= 4; threads++) {
             config.recompute = threads % 2;
-            losses[1] = train_some(&config, threads, values[1], &hidden[1]);
+            losses[1] = train_some(&config, threads, values[1], others[1]);
             assert_memory_equal(&losses[1], &losses[0], sizeof *losses);
-            assert_memory_equal(&hidden[1], &hidden[0], sizeof *hidden);
+            assert_memory_equal(others[1], others[0], sizeof *others);
             assert_memory_equal(values[1], values[0], sizeof *values);
         }
     }
@@ -382,10 +445,11 @@ static void slices_add_up(void **state) {
     bl__network_config config = odd_config(BL_WEIGHTS_ONEBIT);
     bl__network *net = make_network(&config, 11, 32, 128, NULL); /* 4096 tokens */
     bl__network *teacher = make_teacher(&config, 32, 128, NULL);
-    assert_int_equal(bl__network_set_teacher(net, teacher, HARD, HIDDEN, NULL), BL_OK);
+    assert_int_equal(bl__network_set_teacher(net, teacher, &ALL, NULL), BL_OK);
     fill_ids(32 * 128, config.vocab, 9);
     double all = bl__network_step(net, inputs, targets, 32, 128, true, 1.0f, NULL);
-    double hidden = bl__network_hidden_loss(net), sums[2] = {0};
+    double hidden = bl__network_hidden_loss(net), relations = bl__network_relation_loss(net);
+    double sums[3] = {0};
     size_t total = 0;
     for (size_t row = 0; row < 32; row += 5) {
         size_t rows = row + 5 <= 32 ? 5 : 32 - row, here = 0;
@@ -395,30 +459,34 @@ static void slices_add_up(void **state) {
         sums[0] += (double)here * bl__network_step(net, inputs + row * 128, targets + row * 128,
                                                    rows, 128, true, 1.0f, NULL);
         sums[1] += (double)here * bl__network_hidden_loss(net);
+        sums[2] += (double)here * bl__network_relation_loss(net);
     }
     assert_true(fabs(sums[0] / (double)total - all) < 1e-5 * all);
     assert_true(fabs(sums[1] / (double)total - hidden) < 1e-5 * hidden);
+    assert_true(fabs(sums[2] / (double)total - relations) < 1e-5 * relations);
     bl__network_free(net);
     bl__network_free(teacher);
 }
 
 static void bfloat16_stays_near_float32(void **state) {
     (void)state;
-    double losses[2], hidden[2];
+    double losses[2], hidden[2], relations[2];
     for (int i = 0; i < 2; i++) {
         bl__network_config config = odd_config(BL_WEIGHTS_ONEBIT);
         config.precision = i ? BL_PRECISION_BF16 : BL_PRECISION_FLOAT32;
         bl__network *net = make_network(&config, 11, ROWS, TOKENS, NULL);
         bl__network *teacher = make_teacher(&config, ROWS, TOKENS, NULL);
-        assert_int_equal(bl__network_set_teacher(net, teacher, HARD, HIDDEN, NULL), BL_OK);
+        assert_int_equal(bl__network_set_teacher(net, teacher, &ALL, NULL), BL_OK);
         fill_ids(ROWS * TOKENS, config.vocab, 3);
         losses[i] = bl__network_step(net, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
         hidden[i] = bl__network_hidden_loss(net);
+        relations[i] = bl__network_relation_loss(net);
         bl__network_free(net);
         bl__network_free(teacher);
     }
     assert_true(fabs(losses[0] - losses[1]) < 2e-2 * losses[0]);
     assert_true(fabs(hidden[0] - hidden[1]) < 2e-2 * hidden[0]);
+    assert_true(fabs(relations[0] - relations[1]) < 2e-2 * relations[0]);
 }
 
 /* ---- what goes wrong ---- */
@@ -436,6 +504,8 @@ static void failing_memory_is_reported(void **state) {
         config.frozen = true;
         if (status == BL_OK)
             status = bl__network_create(&config, ROWS, TOKENS, NULL, &nets[1], &err);
+        if (status == BL_OK)
+            status = bl__network_set_teacher(nets[0], nets[1], &ALL, &err);
         bl__alloc_fail_at(0);
         if (status == BL_OK) /* what no gradient needs is not there */
             assert_true(bl__network_bytes(nets[1]) < bl__network_bytes(nets[0]));
@@ -451,18 +521,29 @@ static void teachers_that_do_not_fit_are_refused(void **state) {
     (void)state;
     bl__network_config config = odd_config(BL_WEIGHTS_ONEBIT);
     bl__network *net = make_network(&config, 11, ROWS, TOKENS, NULL);
-    for (int i = 0; i < 5; i++) {
+    for (int i = 0; i < 9; i++) {
         bl__network_config other = config;
+        bl__distillation d = {.temperature = 1, .hidden = i != 3, .relation_temperature = 1};
         bl_error err = {0};
+        if (i > 4) {
+            d.hidden = 0;
+            d.relations = 1;
+            d.relation_layer = i == 5 ? 3 : i == 6;
+            d.relation_heads = i == 7 ? 3 : 4; /* 4 divides 60 and 20 */
+            other.n_layers -= i == 6;
+            other.n_heads += i == 8 ? 1 : 0;
+            other.n_kv_heads -= i == 8 ? 1 : 0;
+        }
         other.vocab += i == 0;
         other.n_layers += i == 1;
         other.dim += i >= 2 && i < 4;
         bl__network *teacher = make_teacher(&other, i == 4 ? 1 : ROWS, TOKENS, NULL);
         bool fits = i == 3; /* hidden states are not compared */
-        assert_int_equal(bl__network_set_teacher(net, teacher, 0, i == 3 ? 0.0f : 1.0f, &err),
+        assert_int_equal(bl__network_set_teacher(net, teacher, &d, &err),
                          fits ? BL_OK : BL_ERR_ARGUMENT);
         assert_true(fits || err.message[0]);
-        assert_int_equal(bl__network_set_teacher(net, NULL, 0, 1, &err), BL_OK);
+        assert_true(i < 5 || strstr(err.message, i < 7 ? "relation_layer" : "relation_heads"));
+        assert_int_equal(bl__network_set_teacher(net, NULL, NULL, &err), BL_OK);
         bl__network_free(teacher);
     }
     config.n_groups = 2;
@@ -475,6 +556,8 @@ static void teachers_that_do_not_fit_are_refused(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(gradients_are_slopes),
+        cmocka_unit_test(gradients_of_relations_are_slopes),
+        cmocka_unit_test(relations_end_with_the_document),
         cmocka_unit_test(latent_gradients_pass_straight_through),
         cmocka_unit_test(vectors_come_nearest_to_the_weights),
         cmocka_unit_test(flips_count_signs),

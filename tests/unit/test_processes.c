@@ -322,7 +322,7 @@ typedef struct run {
     uint64_t stop_after;
     bool resume;
     /* what came of it */
-    double losses[STEPS + 1], validation;
+    double losses[STEPS + 1], hidden, relations, validation;
     unsigned n_called;
     bl_status statuses[MAX_SIZE];
     bl_error errors[MAX_SIZE];
@@ -332,6 +332,8 @@ static bool on_step(void *user, const bl_train_step *s) {
     run *r = user;
     r->n_called++;
     r->losses[s->step] = s->loss;
+    r->hidden = s->hidden;
+    r->relations = s->relations;
     r->validation = s->validation;
     return s->step != r->stop_after;
 }
@@ -560,6 +562,36 @@ static void refused(run *r, uint32_t size, bl_status status, const char *words) 
         fail_msg("'%s', expected '%s'", r->errors[0].message, words);
 }
 
+/* Heads of relations are divided, too; the teacher is whole in every process. */
+static void parts_learn_from_a_teacher(void **state) {
+    (void)state;
+    char teacher[128];
+    const char *const whole[] = {teacher,          "weights=float",        "kv_heads=4", "groups=4",
+                                 "distill_hard=0", "distill_relations=20", NULL};
+    const char *const parts[] = {
+        teacher,          "weights=float",        "kv_heads=4",        "groups=4",
+        "distill_hard=0", "distill_relations=20", "tensor_parallel=2", NULL};
+    const char *const odd[] = {teacher,
+                               "weights=float",
+                               "kv_heads=4",
+                               "groups=4",
+                               "distill_relations=20",
+                               "relation_heads=1",
+                               "tensor_parallel=2",
+                               NULL};
+    run one = {.name = "taught_one", .settings = whole};
+    run many = {.name = "taught_parts", .settings = parts};
+    snprintf(teacher, sizeof teacher, "teacher=%s/groups", root);
+    must_train(1, &one);
+    must_train(4, &many);
+    assert_near(&one, &many, 2e-4);
+    assert_true(one.relations > 1e-5);
+    assert_true(fabs(one.relations - many.relations) < 1e-3 * one.relations);
+    assert_true(fabs(one.hidden - many.hidden) < 1e-3 * one.hidden);
+    run uneven = {.name = "taught_odd", .settings = odd};
+    refused(&uneven, 2, BL_ERR_ARGUMENT, "relation_heads 1, expected a multiple");
+}
+
 static void one_that_fails_ends_all(void **state) {
     (void)state;
     static const char *const two_rows[] = {"rows=1", NULL};
@@ -625,6 +657,7 @@ int main(void) {
         cmocka_unit_test(runs_go_on_in_as_many_processes_or_others),
         cmocka_unit_test(parts_of_a_network_learn_what_the_whole_does),
         cmocka_unit_test(parts_start_from_a_model),
+        cmocka_unit_test(parts_learn_from_a_teacher),
         cmocka_unit_test(runs_in_parts_go_on_in_others),
         cmocka_unit_test(one_that_fails_ends_all),
         cmocka_unit_test(failing_memory_ends_all),

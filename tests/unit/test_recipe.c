@@ -87,6 +87,8 @@ static void models_to_start_from_warm_up_to_quantization(void **state) {
     r = parse("{\"from\": \"a.gguf\", \"steps\": 10000, \"weights\": \"onebit\"}");
     assert_true(r.weights == BL_WEIGHTS_ONEBIT && r.lambda_steps == 0);
     assert_true(!r.teacher && r.distill_hidden == 0.1 && r.distill_hard == 0.0);
+    assert_true(r.distill_temperature == 1.0 && r.distill_relations == 0.0);
+    assert_true(!r.relation_layer && !r.relation_heads && r.relation_temperature == 1.0);
     bl__recipe_free(&r);
     r = parse("{\"steps\": 10000}");
     assert_true(r.lambda_steps == 0 && !bl__recipe_network(&r).blends);

@@ -51,6 +51,7 @@ static void a_teacher_is_trained(void **state) {
     must_train("teacher", &w, settings, false, 1, &report);
     assert_true(isnan(report.teacher));
     assert_true(isnan(metric("teacher", 3, "hidden")));
+    assert_true(isnan(metric("teacher", 3, "relations")));
     teacher_loss = report.validation;
     snprintf(from_teacher, sizeof from_teacher, "from=%s", in_root("teacher"));
     snprintf(with_teacher, sizeof with_teacher, "teacher=%s", in_root("teacher"));
@@ -118,21 +119,32 @@ static void teachers_and_students_of_all_kinds(void **state) {
     for (size_t i = 0; i < 3; i++) {
         char weights[32], teacher[160];
         snprintf(weights, sizeof weights, "weights=%s", kinds[i]);
-        const char *const settings[] = {with_teacher,          weights,   EXACT, "distill_hard=0.5",
-                                        "mask_documents=true", "steps=3", NULL};
+        const char *const settings[] = {with_teacher,
+                                        weights,
+                                        EXACT,
+                                        "mask_documents=true",
+                                        "distill_hard=0.5",
+                                        "distill_temperature=2",
+                                        "steps=3",
+                                        "distill_relations=1",
+                                        NULL};
         watch w = {0};
         bl_train_report report;
         must_train(kinds[i], &w, settings, false, 1, &report);
         assert_true(fabs(report.teacher - teacher_loss) < 1e-6);
         assert_true(metric(kinds[i], 3, "hidden") > 0);
+        assert_true(metric(kinds[i], 3, "relations") > 0);
+        assert_true(metric(kinds[i], 3, "relations") < 0.1);
         char named[32];
         snprintf(named, sizeof named, "of-%s", kinds[i]);
         snprintf(teacher, sizeof teacher, "teacher=%s", in_root(kinds[i]));
         const char *const other[] = {teacher,  "weights=onebit", EXACT,     "distill_hidden=0",
-                                     "dim=40", "layers=1",       "steps=3", NULL};
+                                     "dim=40", "layers=1",       "steps=3", "distill_relations=1",
+                                     NULL};
         must_train(named, &w, other, false, 1, &report);
         assert_true(fabs(report.teacher - metric(kinds[i], 3, "validation")) < 1e-5);
         assert_true(isnan(metric(named, 3, "hidden")));
+        assert_true(metric(named, 3, "relations") > 0);
     }
 }
 
@@ -200,6 +212,10 @@ static void teachers_that_do_not_fit_are_refused(void **state) {
     char teacher[192];
     const char *const settings[] = {teacher, "steps=1", NULL};
     const char *const wide[] = {teacher, "dim=40", "steps=1", NULL};
+    const char *const heads[] = {teacher, "distill_relations=1", "relation_heads=7", "steps=1",
+                                 NULL};
+    const char *const layer[] = {teacher, "distill_relations=1", "relation_layer=9", "steps=1",
+                                 NULL};
     const char *const longer[] = {teacher, "tokens=25", "context=25", "steps=1", NULL};
     const char *const grouped[] = {with_teacher, "weights=onebit", "groups=2", "steps=1", NULL};
     const char *const ramp[] = {with_teacher, "weights=onebit", "lambda_steps=1", "steps=1", NULL};
@@ -213,6 +229,8 @@ static void teachers_that_do_not_fit_are_refused(void **state) {
     refused(settings, BL_ERR_ARGUMENT, "a vocabulary of 44, expected the student's, 40");
     snprintf(teacher, sizeof teacher, "teacher=%s", in_root("teacher"));
     refused(wide, BL_ERR_ARGUMENT, "distill_hidden 0 leaves it out");
+    refused(heads, BL_ERR_ARGUMENT, "relation_heads 7, expected a divisor");
+    refused(layer, BL_ERR_ARGUMENT, "relation_layer 9");
     refused(longer, BL_ERR_ARGUMENT, "tokens in a row 25, expected 1 to 24");
     refused(grouped, BL_ERR_ARGUMENT, "groups is 2");
     refused(ramp, BL_ERR_ARGUMENT, "lambda_steps 1");
