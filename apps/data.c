@@ -1,4 +1,5 @@
 /* Owns `bitloom data`: making token files and looking into them. */
+#include <float.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -13,13 +14,13 @@
 #include "progress.h"
 #include "terminal.h"
 
-enum { MAX_INPUTS = 1024, SHOWN_TOKENS = 256 };
+enum { MAX_INPUTS = 1024, SHOWN_TOKENS = 256, WRITTEN_TOKENS = 1000000 };
 
 typedef struct data_settings {
     const char *model, *output, *field;
-    double valid;
+    double valid, temp, top_p;
     option_list valid_files;
-    int64_t threads, doc, first, n;
+    int64_t threads, doc, first, n, seed, top_k, doc_tokens, parallel;
     bool special, check, ids, json, quiet;
 } data_settings;
 
@@ -28,24 +29,44 @@ typedef struct data_settings {
 static const option COMMON[] = {
     {'m', "model", NULL, OPTION_TEXT, "PATH", DATA(model), 0, 0, NULL,
      "tokenizer: tokenizer.json, tokenizer.model, Hugging Face directory or GGUF file (build: "
-     "default as bitloom run; info: checks that the ids are its own; show: needed for text)"},
+     "default as bitloom run; info: checks that the ids are its own; show: needed for text); "
+     "generate: the model that writes, a GGUF file (default as bitloom run)"},
     {0, "json", NULL, OPTION_FLAG, NULL, DATA(json), 0, 0, NULL,
-     "build, info: print the figures as a JSON object"},
+     "build, generate, info: print the figures as a JSON object"},
+    {'n', "n-tokens", NULL, OPTION_INTEGER, "N", DATA(n), 1, 1e15, NULL,
+     "show: tokens to show at most (default 256); generate: tokens to write, up to the end of a "
+     "document (default 1000000)"},
 };
-static const option BUILD[] = {
+static const option WRITING[] = {
     {'o', "output", NULL, OPTION_TEXT, "FILE", DATA(output), 0, 0, NULL,
      "the token file to write; it appears only when whole"},
     {0, "valid", NULL, OPTION_NUMBER, "SHARE", DATA(valid), 0, 0.5, NULL,
      "hold out this share of the tokens, the last ones (default 0)"},
+    {'t', "threads", NULL, OPTION_INTEGER, "N", DATA(threads), 0, 1024, NULL,
+     "threads; 0 = one for each physical core (default)"},
+    {'q', "quiet", NULL, OPTION_FLAG, NULL, DATA(quiet), 0, 0, NULL, "print errors only"},
+};
+static const option BUILD[] = {
     {0, "valid-file", NULL, OPTION_LIST, "PATH", DATA(valid_files), 0, 0, NULL,
      "hold out this text instead; may be repeated"},
     {0, "field", NULL, OPTION_TEXT, "KEY", DATA(field), 0, 0, NULL,
      "key of the text in JSON lines (default text)"},
     {0, "special", NULL, OPTION_FLAG, NULL, DATA(special), 0, 0, NULL,
      "recognise special tokens written out in the text"},
-    {'t', "threads", NULL, OPTION_INTEGER, "N", DATA(threads), 0, 1024, NULL,
-     "threads; 0 = one for each physical core (default)"},
-    {'q', "quiet", NULL, OPTION_FLAG, NULL, DATA(quiet), 0, 0, NULL, "print errors only"},
+};
+static const option GENERATE[] = {
+    {'s', "seed", NULL, OPTION_INTEGER, "N", DATA(seed), 0, 9007199254740992.0, NULL,
+     "seed of the draws (default 1)"},
+    {0, "temp", NULL, OPTION_NUMBER, "T", DATA(temp), 0, 1000, NULL,
+     "temperature (default 1: the model's own distribution)"},
+    {0, "top-k", NULL, OPTION_INTEGER, "K", DATA(top_k), 0, INT32_MAX, NULL,
+     "draw from the K likeliest tokens; 0 = all (default)"},
+    {0, "top-p", NULL, OPTION_NUMBER, "P", DATA(top_p), DBL_MIN, 1, NULL,
+     "draw from the fewest tokens of probability P together; 1 = all (default)"},
+    {0, "doc-tokens", NULL, OPTION_INTEGER, "N", DATA(doc_tokens), 0, 1 << 24, NULL,
+     "cut documents after N tokens; 0 = the model's context, at most 4096 (default)"},
+    {0, "parallel", NULL, OPTION_INTEGER, "N", DATA(parallel), 1, BL_MAX_SEQUENCES, NULL,
+     "documents written side by side; the file does not depend on it (default 16)"},
 };
 static const option INFO[] = {
     {0, "check", NULL, OPTION_FLAG, NULL, DATA(check), 0, 0, NULL,
@@ -56,16 +77,15 @@ static const option SHOW[] = {
      "show this document (the first is 0)"},
     {0, "first", NULL, OPTION_INTEGER, "N", DATA(first), 0, (double)INT64_MAX, NULL,
      "begin at this token instead (default 0)"},
-    {'n', "n-tokens", NULL, OPTION_INTEGER, "N", DATA(n), 1, 1 << 24, NULL,
-     "tokens to show at most (default 256)"},
     {0, "ids", NULL, OPTION_FLAG, NULL, DATA(ids), 0, 0, NULL,
      "print ids on one line, also when there is a tokenizer"},
 };
 #define GROUP(title, options)                                                                      \
     { title, options, sizeof options / sizeof *options, 0 }
-static const option_group GROUPS[] = {GROUP("Options", COMMON), GROUP("Options of build", BUILD),
-                                      GROUP("Options of info", INFO),
-                                      GROUP("Options of show", SHOW)};
+static const option_group GROUPS[] = {
+    GROUP("Options", COMMON),         GROUP("Options of build and generate", WRITING),
+    GROUP("Options of build", BUILD), GROUP("Options of generate", GENERATE),
+    GROUP("Options of info", INFO),   GROUP("Options of show", SHOW)};
 
 static int print_json(const char *path, const bl_data_info *info, double seconds) {
     char fingerprint[24];
@@ -100,6 +120,18 @@ static void print_info(FILE *to, const char *path, const bl_data_info *info) {
             (unsigned long long)info->n_docs, format_bytes((double)info->text_bytes),
             info->n_tokens ? (double)info->text_bytes / (double)info->n_tokens : 0,
             info->bytes_per_id, info->vocab, (unsigned long long)info->fingerprint);
+}
+
+/* What build and generate made. */
+static int print_written(const data_settings *s, const bl_data_info *info, double seconds,
+                         const char *rate) {
+    if (s->json)
+        return print_json(s->output, info, seconds);
+    if (!s->quiet) {
+        print_info(stderr, s->output, info);
+        note("time             %.1f s (%s/s)", seconds, rate);
+    }
+    return EXIT_SUCCESS;
 }
 
 static int build(const data_settings *s, const char *const *inputs, size_t n_inputs) {
@@ -139,14 +171,55 @@ static int build(const data_settings *s, const char *const *inputs, size_t n_inp
         fail_error("data", &err);
         return status == BL_ERR_CANCELLED ? EXIT_INTERRUPTED : EXIT_FAILURE;
     }
-    if (s->json)
-        return print_json(s->output, &info, seconds);
-    if (!s->quiet) {
-        print_info(stderr, s->output, &info);
-        note("time             %.1f s (%s/s)", seconds,
-             format_bytes(seconds > 0 ? (double)info.text_bytes / seconds : 0));
+    return print_written(s, &info, seconds,
+                         format_bytes(seconds > 0 ? (double)info.text_bytes / seconds : 0));
+}
+
+static int generate(const data_settings *s, size_t n_inputs) {
+    if (!s->output)
+        return options_complain(&DATA_COMMAND, "-o FILE is missing");
+    if (n_inputs || s->valid_files.n)
+        return options_complain(&DATA_COMMAND,
+                                "generate: found files of text, expected none: the model writes");
+    char *path = find_model(&DATA_COMMAND, s->model);
+    if (!path)
+        return EXIT_USAGE;
+    progress p = progress_start(!s->quiet);
+    p.unit = "tokens";
+    bl_data_generate_params params = {.n_tokens = s->n > 0 ? (uint64_t)s->n : WRITTEN_TOKENS,
+                                      .doc_tokens = (uint32_t)s->doc_tokens,
+                                      .n_parallel = (uint32_t)s->parallel,
+                                      .sampler = {.temperature = (float)s->temp,
+                                                  .top_k = (int32_t)s->top_k,
+                                                  .top_p = (float)s->top_p,
+                                                  .repeat_penalty = 1,
+                                                  .seed = (uint64_t)s->seed},
+                                      .valid_share = s->valid,
+                                      .n_threads = (uint32_t)s->threads,
+                                      .progress = progress_show,
+                                      .user = &p};
+    bl_model *model = NULL;
+    bl_tokenizer *tokenizer = NULL;
+    bl_data_info info;
+    bl_error err;
+    interrupts_catch(10);
+    bl_status status =
+        bl_model_open(path, &(bl_model_params){.n_threads = params.n_threads}, &model, &err);
+    if (!status)
+        status = bl_tokenizer_open(path, &tokenizer, &err);
+    if (!status)
+        status = bl_data_generate(model, tokenizer, &params, s->output, &info, &err);
+    double seconds = progress_end(&p);
+    bl_tokenizer_close(tokenizer);
+    bl_model_close(model);
+    bl__free(path);
+    if (status) {
+        fail_error("data", &err);
+        return status == BL_ERR_CANCELLED ? EXIT_INTERRUPTED : EXIT_FAILURE;
     }
-    return EXIT_SUCCESS;
+    char rate[48];
+    snprintf(rate, sizeof rate, "%.0f tokens", seconds > 0 ? (double)info.n_tokens / seconds : 0);
+    return print_written(s, &info, seconds, rate);
 }
 
 static int info(const data_settings *s, const char *path, const bl_data *data) {
@@ -196,7 +269,8 @@ static int show(const data_settings *s, const char *path, const bl_data *data) {
         status = bl_data_document(data, (uint64_t)s->doc, &first, &n, &err);
     else
         n = first < n ? n - first : 0;
-    n = n < (uint64_t)s->n ? n : (uint64_t)s->n;
+    uint64_t most = s->n > 0 ? (uint64_t)s->n : SHOWN_TOKENS;
+    n = n < most ? n : most;
     bl_token *ids = bl__malloc_array((size_t)n, sizeof *ids);
     if (!ids)
         return fail_with("data", "out of memory");
@@ -230,7 +304,7 @@ static int look(const data_settings *s, const char *action, const char *const *p
 }
 
 static int run(int argc, char **argv) {
-    data_settings s = {.doc = -1, .first = -1, .n = SHOWN_TOKENS};
+    data_settings s = {.doc = -1, .first = -1, .temp = 1, .top_p = 1, .seed = 1};
     const char *operands[MAX_INPUTS + 1] = {NULL};
     switch (options_parse(&DATA_COMMAND, argc, argv, &s, operands)) {
     case PARSE_HELP:
@@ -246,24 +320,31 @@ static int run(int argc, char **argv) {
         n++;
     if (strcmp(action, "build") == 0)
         return build(&s, operands + 1, n);
+    if (strcmp(action, "generate") == 0)
+        return generate(&s, n);
     if (strcmp(action, "info") == 0 || strcmp(action, "show") == 0)
         return look(&s, action, operands + 1, n);
-    return options_complain(&DATA_COMMAND, "found \"%s\", expected build, info or show", action);
+    return options_complain(&DATA_COMMAND, "found \"%s\", expected build, generate, info or show",
+                            action);
 }
 
 const command DATA_COMMAND = {
     .name = "data",
-    .summary = "turn text into a token file to train on, and look into one",
-    .operands = "build|info|show FILE ...",
+    .summary = "turn text, or what a model writes, into a token file to train on",
+    .operands = "build|generate|info|show [FILE ...]",
     .min_operands = 1,
     .max_operands = MAX_INPUTS + 1,
     .description =
         "build encodes text files (each a document), JSON lines (one document each) and\n"
         "directories of those, with BOS before and EOS after every document, into one file of\n"
-        "ids that training maps. info says what such a file holds, show prints tokens of it.",
+        "ids that training maps. generate fills one with what a model writes, drawn document "
+        "after\n"
+        "document, for a student of it to learn from (bitloom train --teacher). info says what\n"
+        "such a file holds, show prints tokens of it.",
     .examples =
         "  bitloom data build -m tokenizer.json -o novels.bin --valid 0.01 novels.txt\n"
         "  bitloom data build -m tokenizer.json -o all.bin --valid-file v.txt texts/ a.jsonl\n"
+        "  bitloom data generate -m teacher.gguf -o own.bin -n 5000000 --valid 0.01\n"
         "  bitloom data info novels.bin --check -m tokenizer.json\n"
         "  bitloom data show novels.bin -m tokenizer.json --doc 0 -n 100\n",
     .groups = GROUPS,

@@ -1,4 +1,4 @@
-/* Data for training: text into token files, and tokenizers learnt from text.
+/* Data for training: text, a model's own too, into token files, and tokenizers learnt from text.
  *
  * Inputs are text files (each a document, any bytes), .jsonl and .ndjson files (every line an
  * object with a document under one key), and directories, of which *.txt, *.text, *.md, *.jsonl and
@@ -12,6 +12,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "bitloom/model.h"
+#include "bitloom/sampler.h"
 #include "bitloom/status.h"
 #include "bitloom/tokenizer.h"
 
@@ -19,8 +21,8 @@
 extern "C" {
 #endif
 
-/* Called every few megabytes of text; returns false to cancel. */
-typedef bool (*bl_data_progress)(void *user, uint64_t bytes_done, uint64_t n_bytes);
+/* Called every few megabytes of text, or tokens; returns false to cancel. */
+typedef bool (*bl_data_progress)(void *user, uint64_t n_done, uint64_t n);
 
 /* ---- token files ---- */
 
@@ -58,6 +60,29 @@ typedef struct bl_data_info {
  * BL_ERR_CANCELLED, BL_ERR_MEMORY. */
 bl_status bl_data_build(const bl_tokenizer *tokenizer, const bl_data_params *params,
                         const char *output, bl_data_info *info, bl_error *err);
+
+typedef struct bl_data_generate_params {
+    uint64_t n_tokens;         /* to write; the document that gets there is written to its end */
+    uint32_t doc_tokens;       /* of a document at most; 0 = the model's context, at most 4096 */
+    uint32_t n_parallel;       /* documents drawn side by side, at most BL_MAX_SEQUENCES; 0 = 16.
+                                  It changes nothing that is written */
+    bl_sampler_params sampler; /* its seed decides the seed of each document, by its number */
+    double valid_share;        /* as in bl_data_params */
+    uint32_t n_threads;        /* 0 = all physical cores */
+    bl_data_progress progress; /* of tokens, every few of them; may be NULL */
+    void *user;
+} bl_data_generate_params;
+
+/* Writes a token file of text that the model draws from nothing but BOS (EOS where there is no
+ * BOS), document after document, each to its EOS or doc_tokens: for a student to learn from when
+ * its teacher's own data are not at hand (arXiv 2402.11295, section 4.1; 2305.17888). The tokenizer
+ * is the model's. info may be NULL. Errors: BL_ERR_ARGUMENT (a size or sampler parameter, a
+ * tokenizer of more tokens than the model's), BL_ERR_UNSUPPORTED (neither BOS nor EOS),
+ * BL_ERR_FORMAT (logits are not numbers), BL_ERR_NOT_FOUND and BL_ERR_IO (output), BL_ERR_LIMIT,
+ * BL_ERR_CANCELLED, BL_ERR_MEMORY. */
+bl_status bl_data_generate(const bl_model *model, const bl_tokenizer *tokenizer,
+                           const bl_data_generate_params *params, const char *output,
+                           bl_data_info *info, bl_error *err);
 
 typedef struct bl_data bl_data;
 

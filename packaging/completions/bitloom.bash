@@ -50,7 +50,7 @@ _bitloom() {
             fi ;;
         data:data)
             if [[ $cur != -* ]]; then
-                mapfile -t COMPREPLY < <(compgen -W "build info show" -- "$cur")
+                mapfile -t COMPREPLY < <(compgen -W "build generate info show" -- "$cur")
                 return
             fi ;;
         *:-m | *:--model | *:-f | *:--file | *:-o | *:--output | *:--template-file | \
@@ -80,7 +80,8 @@ _bitloom() {
         tokenize) options+=" -m --model --ids --json --decode --no-bos --no-special" ;;
         data)
             options+=" -m --model --json -o --output --valid --valid-file --field --special"
-            options+=" -t --threads -q --quiet --check --doc --first -n --n-tokens --ids" ;;
+            options+=" -t --threads -q --quiet --check --doc --first -n --n-tokens --ids"
+            options+=" -s --seed --temp --top-k --top-p --doc-tokens --parallel" ;;
         train)
             options+=" -o --output --out --resume -t --threads --json -q --quiet --data --tokenizer"
             options+=" --from --teacher --lambda-steps --preset --recipe --weights --groups --tensor-parallel"

@@ -38,6 +38,26 @@ grep -q 'found 100, expected 258' "$work/err" || fail "100 tokens: $(cat "$work/
 "$program" data info "$work/llama3.bin" -m "$work/gpt2" 2>"$work/err" && fail "another tokenizer went unnoticed"
 grep -q "$work/llama3.bin: token file: made with another tokenizer" "$work/err" || fail "said $(cat "$work/err")"
 
+# What the model writes: the same however many documents are drawn at once, and others from another seed.
+own() {
+    "$program" data generate -m "$model" -q -n 300 --doc-tokens 60 "$@"
+}
+own -o "$work/own.bin" --valid 0.2
+"$program" data info "$work/own.bin" -m "$model" --check >"$work/info"
+grep -q '^documents  *5$' "$work/info" || fail "generate: $(cat "$work/info")"
+grep -q '(240 to train on, 60 held out)' "$work/info" || fail "generate: $(cat "$work/info")"
+own -o "$work/one.bin" --valid 0.2 --parallel 1 -t 2
+cmp "$work/own.bin" "$work/one.bin" || fail "generate: one document at a time is another text"
+own -o "$work/seed.bin" -s 2
+for doc in 0 1; do
+    [[ $("$program" data show "$work/own.bin" --doc $doc) != "$("$program" data show "$work/seed.bin" --doc 0)" ]] ||
+        fail "generate: document $doc of seed 1 is the first of seed 2"
+done
+own -o "$work/greedy.bin" --temp 0 --json >"$work/figures"
+grep -q '"documents": 5' "$work/figures" || fail "generate: $(cat "$work/figures")"
+[[ $("$program" data show "$work/greedy.bin" --doc 0) == "$("$program" data show "$work/greedy.bin" --doc 4)" ]] ||
+    fail "generate: greedy documents differ"
+
 # refused STATUS WORDS ARGUMENT...
 refused() {
     local expected=$1 words=$2 status=0
@@ -54,7 +74,11 @@ refused 1 'line 1: "body"' build -m "$model" -o "$work/new.bin" --field body "$w
 refused 2 '-o FILE is missing' build -m "$model" "$work/a.txt"
 refused 2 'no input' build -o "$work/new.bin"
 refused 2 'expected one of them' build -o "$work/new.bin" "$work/a.txt" --valid 0.1 --valid-file "$work/a.txt"
-refused 2 'expected build, info or show' make "$work/a.txt"
+refused 2 'expected none' generate -m "$model" -o "$work/new.bin" "$work/a.txt"
+refused 2 '-o FILE is missing' generate -m "$model"
+refused 1 'expected 2 to the model' generate -m "$model" -o "$work/new.bin" --doc-tokens 4000
+refused 1 'missing.gguf' generate -m "$work/missing.gguf" -o "$work/new.bin"
+refused 2 'expected build, generate, info or show' make "$work/a.txt"
 refused 1 'not a token file' info "$work/a.txt"
 refused 1 'of 4' show "$work/t.bin" --doc 4
 head -c 200 "$work/t.bin" >"$work/cut.bin"
