@@ -25,6 +25,9 @@ STUDENTS = {
     "logits": ["--teacher", "TEACHER", "--set", "distill_hidden=0"],
     "relations": ["--teacher", "TEACHER", "--set", "distill_hidden=0", "--set", "RELATIONS"],
     "all": ["--teacher", "TEACHER", "--set", "RELATIONS"],
+    "half": ["--teacher", "TEACHER", "--set", "distill_hidden=0", "--set", "distill_hard=0.5"],
+    "half-relations": ["--teacher", "TEACHER", "--set", "distill_hidden=0", "--set", "distill_hard=0.5",
+                       "--set", "RELATIONS"],
     "own": ["--teacher", "TEACHER"],
     "text": [],
 }
