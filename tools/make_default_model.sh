@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Trains the default model again: a tokenizer, token files, the run of models/novels-6m.json, the
-# export. Two hours on two cores; stopped, it goes on where it was when called once more.
+# exports. Two hours on two cores; stopped, it goes on where it was when called once more.
 #
 # usage: make_default_model.sh TRAIN.txt VALID.txt FOLDER     (PROGRAM: build/bitloom)
 set -euo pipefail
@@ -19,6 +19,7 @@ mkdir -p "$out/tokenizer"
     "$program" data build "$train" --valid-file "$valid" -m "$out/tokenizer" -o "$out/novels.bin"
 "$program" train --data "$out/novels.bin" --tokenizer "$out/tokenizer" --resume \
     -o "$out/run" "$root/models/novels-6m.json"
-"$program" train --export "$out/novels-6m.gguf" -o "$out/run"
+"$program" train --export "$out/native.gguf" -o "$out/run"
+"$program" convert "$out/native.gguf" -o "$out/novels-6m.gguf" --type bl_t2 --known-answer
 "$program" train --export "$out/hf" -o "$out/run"
 "$program" plot "$out/run/run.jsonl" -o "$out/novels-6m.svg" --title novels-6m

@@ -217,7 +217,7 @@ static void clear_codes(const bl__gguf_tensor *t, uint8_t *data) {
 }
 /* A page of zeros, as a disk or a download leaves them: rows of -1. */
 static void clear_page(const bl__gguf_tensor *t, uint8_t *data) {
-    if (is_named(t, "blk.1.ffn_up.weight"))
+    if (is_named(t, "blk.4.ffn_up.weight"))
         memset(data + 4096, 0, 4096);
 }
 static void break_scale(const bl__gguf_tensor *t, uint8_t *data) {
@@ -415,7 +415,8 @@ static bool stop(void *user, uint64_t done, uint64_t all) {
 }
 
 static void count(void *user, const char *check, bl_verify_result result, const char *text) {
-    assert_int_equal(result, BL_VERIFY_FAIL);
+    bool warns = strcmp(check, "weights") == 0; /* the default model has many rows of zeros */
+    assert_int_equal(result, warns ? BL_VERIFY_WARN : BL_VERIFY_FAIL);
     if (strcmp(check, "numbers") == 0 && strstr(text, "NaN"))
         ++*(int *)user;
 }
