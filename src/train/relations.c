@@ -95,13 +95,13 @@ static bl_status place(const bl__network *net, const bl__network *teacher,
                        const bl__distillation *d, bl__relations *r, bl_error *err) {
     const bl__network_config *own = &net->whole, *other = &teacher->whole;
     uint32_t size = bl__processes_size(own->tensor);
-    uint32_t layer = d->relation_layer ? d->relation_layer : own->n_layers;
+    uint32_t nth = d->relation_layer ? d->relation_layer : own->n_layers;
     uint32_t heads = d->relation_heads ? d->relation_heads : own->n_kv_heads;
-    if (layer > own->n_layers || other->n_layers + layer <= own->n_layers)
+    if (nth > own->n_layers || other->n_layers + nth <= own->n_layers)
         return bl__fail(err, BL_ERR_ARGUMENT,
                         "relation_layer %u, which is as far from the last of %u layers as from the "
                         "teacher's %u",
-                        layer, own->n_layers, other->n_layers);
+                        nth, own->n_layers, other->n_layers);
     const uint32_t dims[] = {own->n_heads * own->head_dim, own->n_kv_heads * own->head_dim,
                              other->n_heads * other->head_dim, other->n_kv_heads * other->head_dim};
     for (size_t i = 0; i < sizeof dims / sizeof *dims; i++)
@@ -114,8 +114,8 @@ static bl_status place(const bl__network *net, const bl__network *teacher,
         return bl__fail(err, BL_ERR_ARGUMENT,
                         "relation_heads %u, expected a multiple of tensor_parallel, %u", heads,
                         size);
-    r->layers[STUDENT] = layer - 1;
-    r->layers[TEACHER] = other->n_layers + layer - own->n_layers - 1;
+    r->layers[STUDENT] = nth - 1;
+    r->layers[TEACHER] = other->n_layers + nth - own->n_layers - 1;
     r->all_heads = heads;
     r->n_heads = heads / size;
     r->first_head = r->n_heads * bl__processes_rank(own->tensor);
