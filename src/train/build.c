@@ -39,7 +39,6 @@ typedef struct builder {
     job *jobs; /* [n_jobs] */
     size_t n_jobs;
     bl__tokens_writer writer;
-    uint64_t n_train;
     bool pending;
     uint64_t bytes_done, n_bytes; /* of the input files */
 } builder;
@@ -214,18 +213,18 @@ static bl_status build(builder *b, bl__corpus *train, bl__corpus *valid, bl_data
     const bl__tokens_writer *w = &b->writer;
     b->n_bytes = train->bytes + valid->bytes;
     bl_status status = add_corpus(b, train, err);
-    b->n_train = w->n_tokens;
+    uint64_t n_train = w->n_tokens;
     if (!status && !w->n_tokens)
         status = bl__fail(err, BL_ERR_ARGUMENT, "%s%s: no text in %zu files", b->params->inputs[0],
                           b->params->n_inputs > 1 ? " ..." : "", train->n_files);
     if (!status)
         status = add_corpus(b, valid, err);
-    if (!status && b->params->n_valid_inputs && b->n_train == w->n_tokens)
+    if (!status && b->params->n_valid_inputs && n_train == w->n_tokens)
         status =
             bl__fail(err, BL_ERR_ARGUMENT, "%s: no text to hold out", b->params->valid_inputs[0]);
     if (!status && !b->params->n_valid_inputs)
-        b->n_train = bl__tokens_writer_split(w, b->params->valid_share);
-    return status ? status : bl__tokens_writer_finish(&b->writer, b->n_train, info, err);
+        n_train = bl__tokens_writer_split(w, b->params->valid_share);
+    return status ? status : bl__tokens_writer_finish(&b->writer, n_train, info, err);
 }
 
 bl_status bl_data_build(const bl_tokenizer *tokenizer, const bl_data_params *params,

@@ -136,13 +136,14 @@ static bl_status draw(drawer *d, bl_error *err) {
 /* ---- beginning and end ---- */
 
 static bl_status check(const bl_model_info *info, const bl_tokenizer *tokenizer,
-                       const bl_data_generate_params *p, bl_error *err) {
+                       const bl_data_generate_params *p, size_t doc_tokens, bl_error *err) {
     if (!p->n_tokens)
         return bl__fail(err, BL_ERR_ARGUMENT, "data: 0 tokens to write, expected some");
-    if (p->doc_tokens == 1 || p->doc_tokens > info->context_length)
-        return bl__fail(err, BL_ERR_ARGUMENT,
-                        "data: documents of up to %u tokens, expected 2 to the model's context, %u",
-                        p->doc_tokens, info->context_length);
+    if (doc_tokens < 2 || doc_tokens > info->context_length) /* BOS and a token */
+        return bl__fail(
+            err, BL_ERR_ARGUMENT,
+            "data: documents of up to %zu tokens, expected 2 to the model's context, %u",
+            doc_tokens, info->context_length);
     if (p->n_parallel > BL_MAX_SEQUENCES)
         return bl__fail(err, BL_ERR_ARGUMENT, "data: %u documents side by side, at most %d",
                         p->n_parallel, BL_MAX_SEQUENCES);
@@ -176,13 +177,13 @@ static bl_status allow_known(drawer *d, bl_error *err) {
 static bl_status start(drawer *d, const bl_model *model, const char *output, bl_error *err) {
     const bl_data_generate_params *p = d->params;
     const bl_model_info *info = bl_model_get_info(model);
-    bl_status status = check(info, d->tokenizer, p, err);
-    if (status)
-        return status;
     size_t n_ids, n_logits;
     d->vocab = info->vocab;
     d->doc_tokens =
         p->doc_tokens ? p->doc_tokens : bl__min_size(info->context_length, MAX_DOC_TOKENS);
+    bl_status status = check(info, d->tokenizer, p, d->doc_tokens, err);
+    if (status)
+        return status;
     d->n_slots = p->n_parallel ? p->n_parallel : N_SLOTS;
     d->n_ring = d->n_slots * AHEAD;
     bl_session_params session = {.n_ctx = (uint32_t)d->doc_tokens,

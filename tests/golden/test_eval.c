@@ -14,7 +14,7 @@ static const char model_path[] = BITLOOM_MODELS "/novels-6m.gguf";
 
 /* Of a sum of ln p. Many are as close as sums in float32 are; behind the others an int8 activation
  * rounds the other way, which no choice that the script keeps hangs on. */
-static const double ALLOWED = 0.3, CLOSE = 1e-3;
+static const double ALLOWED = 0.2, CLOSE = 1e-3;
 
 typedef struct checker {
     const json_t *answers; /* [right, chosen, by characters, by bytes, [sums]] for each item */
@@ -105,7 +105,7 @@ static void test_items(void **state) {
         fail_msg("%s", err.message);
     json_object_foreach(root, name, expected) check_file(model, tokenizer, name, expected, &total);
     assert_int_equal(total.n, 200);
-    assert_true(total.n_close * 4 > total.n_sums);
+    assert_true(total.n_close * 3 > total.n_sums);
     bl_tokenizer_close(tokenizer);
     bl_model_close(model);
     json_decref(root);

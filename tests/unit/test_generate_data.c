@@ -14,6 +14,7 @@
 #include "base/alloc.h"
 #include "base/random.h"
 #include "bitloom/bitloom.h"
+#include "tiny_model.h"
 
 enum { DOC_TOKENS = 40, N_TOKENS = 400, SEED = 5 };
 
@@ -121,6 +122,19 @@ static void what_is_wrong_is_refused(void **state) {
         assert_int_equal(access(path, F_OK), -1);
     }
     assert_true(last >= N_TOKENS / 2);
+    tiny_model tiny = tiny_model_default(); /* has no room for a token behind BOS */
+    bl_model *narrow = NULL;
+    tiny.context = 1;
+    tiny.vocab = (uint32_t)bl_tokenizer_vocab_size(tokenizer);
+    tiny_model_write(&tiny, 1, path);
+    assert_int_equal(bl_model_open(path, NULL, &narrow, NULL), BL_OK);
+    for (uint32_t doc_tokens = 0; doc_tokens < 3; doc_tokens++) {
+        bl_data_generate_params one = make_params();
+        one.doc_tokens = doc_tokens;
+        assert_int_equal(bl_data_generate(narrow, tokenizer, &one, path, NULL, &err),
+                         BL_ERR_ARGUMENT);
+    }
+    bl_model_close(narrow);
     bl_data_generate_params params = make_params();
     assert_int_equal(bl_data_generate(model, tokenizer, &params, "/nowhere/own.bin", NULL, &err),
                      BL_ERR_NOT_FOUND);
