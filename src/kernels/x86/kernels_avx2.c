@@ -69,7 +69,10 @@ static void quantize_i8(const float *x, size_t n, int8_t *q, size_t stride, floa
 /* int16 sums hold this many blocks: a block adds at most 4 planes x 2 columns x 3 x 128 = 3,072 in
  * magnitude to one of them, impossible code 3 included, and 10 x 3,072 <= 32,767. */
 enum { SAFE_BLOCKS = 10 };
-enum { MANY_TOKENS = 4 }; /* from here on it pays to unpack into memory */
+enum {
+    MANY_TOKENS = 4, /* from here on it pays to unpack into memory */
+    AHEAD = 4096     /* how far ahead of a block lines are asked for */
+};
 
 /* 16 rows x n tokens (n a constant after inlining) of one tile: dots[t][half]. */
 static inline __attribute__((always_inline)) void tile_dots(const uint8_t *blocks, size_t n_blocks,
@@ -86,6 +89,7 @@ static inline __attribute__((always_inline)) void tile_dots(const uint8_t *block
         for (; b < end; b++) {
             const __m256i *block = (const __m256i *)(blocks + b * BL_T2_BLOCK_BYTES);
             __m256i low = _mm256_loadu_si256(block), high = _mm256_loadu_si256(block + 1);
+            _mm_prefetch((const char *)block + AHEAD, _MM_HINT_T0);
             for (size_t plane = 0; plane < 4; plane++) {
                 __m256i w0 = _mm256_and_si256(low, three), w1 = _mm256_and_si256(high, three);
                 for (size_t t = 0; t < n; t++) {
@@ -245,6 +249,8 @@ void bl__kernels_fill_avx2(bl__kernels *table) {
     table->ternary_gemm = ternary_gemm;
     table->t5_unpack = bl__t5_unpack_avx2;
     table->b1_unpack = bl__b1_unpack_avx2;
+    table->t5_gemv = bl__t5_gemv_avx2;
+    table->b1_gemv = bl__b1_gemv_avx2;
     bl__levels_fill_avx2(table);
     bl__skip_fill_avx2(table);
     table->dot_rows = dot_rows;

@@ -205,6 +205,7 @@ static void weighted_sum(const float *p, const float *v, size_t v_stride, size_t
 
 void bl__kernels_fill_avx512vnni(bl__kernels *table) {
     table->ternary_gemm = bl__ternary_gemm_avx512vnni;
+    table->t5_gemv = bl__t5_gemv_avx512vnni;
     table->b1_gemv = bl__b1_gemv_avx512vnni;
     bl__levels_fill_avx512vnni(table);
     bl__skip_fill_avx512vnni(table);

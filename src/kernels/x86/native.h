@@ -13,8 +13,20 @@ void bl__t5_unpack_avx2(const uint8_t *tiles, size_t cols, size_t first_tile, si
                         uint8_t *t2);
 void bl__b1_unpack_avx2(const uint8_t *tiles, size_t cols, size_t first_tile, size_t n_tiles,
                         uint8_t *t2);
+void bl__t5_gemv_avx2(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
+                      size_t n_tiles, const bl__q8 *x, float *out);
+void bl__b1_gemv_avx2(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
+                      size_t n_tiles, const bl__q8 *x, float *out);
+
+/* Slots of level avxvnni. */
+void bl__t5_gemv_avxvnni(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
+                         size_t n_tiles, const bl__q8 *x, float *out);
+void bl__b1_gemv_avxvnni(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
+                         size_t n_tiles, const bl__q8 *x, float *out);
 
 /* Slots of level avx512vnni. */
+void bl__t5_gemv_avx512vnni(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
+                            size_t n_tiles, const bl__q8 *x, float *out);
 void bl__b1_gemv_avx512vnni(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
                             size_t n_tiles, const bl__q8 *x, float *out);
 

@@ -1,48 +1,9 @@
-/* Owns the unpacking of the native layouts T5 and B1 by lookups among 16 bytes. Same bits as
+/* Owns the native layouts T5 and B1 by AVX2: unpacked, and times one token. Same bits as
  * kernels/ref. */
-#include <immintrin.h>
-#include <string.h>
-
+#include "kernels/x86/gemm256.h"
 #include "kernels/x86/native.h"
+#include "kernels/x86/t5_256.h"
 #include "quant/b1.h"
-#include "quant/t5.h"
-
-static inline __m256i load16(const uint8_t *table) {
-    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)table));
-}
-
-/* Tables of t5_split. The first eight entries of each but `pairs` are for bytes whose top two bits
- * are a digit, the others for bytes where they are 3; both by the three bits below. */
-#define P BL_T5_PAIR
-static const uint8_t pairs[16] = {0x11 * P(0), 0x11 * P(1), 0x11 * P(2), 0x11 * P(3),
-                                  0x11 * P(4), 0x11 * P(5), 0x11 * P(6), 0x11 * P(7)};
-/* Where the pair of the three lowest bits goes, and what is beside it. */
-static const uint8_t pair_mask[16] = {0x0f, 0x0f, 0x0f, 0x0f, 0x0f, 0x0f, 0x0f, 0x0f,
-                                      0x0f, 0x0f, 0x0f, 0,    0xf0, 0xf0, 0xf0, 0};
-static const uint8_t beside[16] = {P(0) << 4, P(1) << 4, P(2) << 4, P(3) << 4, P(4) << 4, P(5) << 4,
-                                   P(6) << 4, P(7) << 4, 0xa0,      0xa0,      0xa0,      0xaa,
-                                   0x0a,      0x0a,      0x0a,      0x55};
-/* Digit 4 as a mask of the top two bits; where both pairs are 8 it is the second digit of `pairs`.
- */
-static const uint8_t digit4[16] = {0xc0, 0xc0, 0xc0, 0xc0, 0xc0, 0xc0, 0xc0, 0xc0,
-                                   0x00, 0x40, 0x80, 0x00, 0x00, 0x40, 0x80, 0x40};
-static const uint8_t digit4_mask[16] = {[11] = 0xc0};
-#undef P
-
-/* Digits 0 to 3 of 32 bytes as bytes of T2, and digit 4 in the top two bits. */
-static inline __attribute__((always_inline)) void t5_split(__m256i v, __m256i *low, __m256i *top) {
-    const __m256i seven = _mm256_set1_epi8(7), top_bits = _mm256_set1_epi8((char)0xc0);
-    __m256i first = _mm256_and_si256(v, top_bits);
-    __m256i is_3 = _mm256_cmpeq_epi8(first, top_bits);
-    __m256i at = _mm256_or_si256(_mm256_and_si256(_mm256_srli_epi16(v, 3), seven),
-                                 _mm256_and_si256(is_3, _mm256_set1_epi8(8)));
-    __m256i pair = _mm256_shuffle_epi8(load16(pairs), _mm256_and_si256(v, seven));
-    *low = _mm256_or_si256(_mm256_and_si256(pair, _mm256_shuffle_epi8(load16(pair_mask), at)),
-                           _mm256_shuffle_epi8(load16(beside), at));
-    __m256i digit = _mm256_and_si256(pair, _mm256_shuffle_epi8(load16(digit4_mask), at));
-    digit = _mm256_or_si256(digit, _mm256_shuffle_epi8(load16(digit4), at));
-    *top = _mm256_and_si256(first, digit);
-}
 
 /* Half a block (rows 0 to 7 or 8 to 15) of each of up to four; whole: their digits 4 make a fifth.
  */
@@ -52,7 +13,7 @@ static inline __attribute__((always_inline)) void unpack_half(const uint8_t *fro
     for (size_t b = 0; b < n_blocks; b++) {
         __m256i v =
             _mm256_loadu_si256((const __m256i *)(const void *)(from + b * BL_T2_BLOCK_BYTES));
-        t5_split(v, &low, &top);
+        bl__t5_split256(v, &low, &top);
         _mm256_storeu_si256((__m256i *)(void *)(to + b * BL_T2_BLOCK_BYTES), low);
         last = _mm256_or_si256(_mm256_srli_epi16(last, 2), top);
     }
@@ -86,7 +47,7 @@ static const uint8_t spread[16] = {0x00, 0x02, 0x08, 0x0a, 0x20, 0x22, 0x28, 0x2
 
 void bl__b1_unpack_avx2(const uint8_t *tiles, size_t cols, size_t first_tile, size_t n_tiles,
                         uint8_t *t2) {
-    const __m256i table = load16(spread), nibble = _mm256_set1_epi8(15);
+    const __m256i table = bl__load16(spread), nibble = _mm256_set1_epi8(15);
     for (size_t i = 0; i < n_tiles; i++) {
         const uint8_t *from = tiles + (first_tile + i) * bl__b1_stride(cols);
         memcpy(t2, from, BL_T2_SCALE_BYTES);
@@ -104,5 +65,140 @@ void bl__b1_unpack_avx2(const uint8_t *tiles, size_t cols, size_t first_tile, si
                                         _mm256_shuffle_epi8(table, high));
             }
         t2 += bl__t2_blocks(cols) * BL_T2_BLOCK_BYTES;
+    }
+}
+
+/* ---- one token ---- */
+
+/* How far ahead of a block lines are asked for, and how many blocks int16 sums hold. At 8 times
+ * their size in B1 and 4 times in T5 (2 x the digit 2), a block adds 2 planes x 2 columns x 8 x
+ * activation to them; eight add -32,768 ... 32,512. */
+enum { AHEAD = 4096, SAFE_BLOCKS = 8, SAFE_GROUPS = SAFE_BLOCKS / BL_T5_GROUP_BLOCKS };
+
+static inline __m256i load32(const uint8_t *bytes) {
+    return _mm256_loadu_si256((const __m256i *)(const void *)bytes);
+}
+
+/* sum += codes x activations, two products an int16. */
+static inline __m256i dot2(__m256i sum, __m256i codes, __m256i x) {
+    return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x));
+}
+
+/* total += int16 sums of pairs of columns, 2^shift times too large. */
+static inline __m256i widen(__m256i total, __m256i sums, int shift) {
+    __m256i wide = _mm256_madd_epi16(sums, _mm256_set1_epi16(1));
+    return _mm256_add_epi32(total, _mm256_srai_epi32(wide, shift));
+}
+
+/* Digits 0 to 3 of half a block times 16 activations; digits 1 and 3 to sums[1], four times too
+ * large. */
+static inline __attribute__((always_inline)) void add_digits(__m256i codes, const int8_t *q,
+                                                             __m256i sums[2]) {
+#pragma GCC unroll 2
+    for (size_t i = 0; i < 2; i++, q += 8, codes = _mm256_srli_epi16(codes, 4)) {
+        __m256i low = _mm256_and_si256(codes, _mm256_set1_epi8(3));
+        __m256i high = _mm256_and_si256(codes, _mm256_set1_epi8(12));
+        sums[0] = dot2(sums[0], low, bl__broadcast4(q));
+        sums[1] = dot2(sums[1], high, bl__broadcast4(q + 4));
+    }
+}
+
+/* Half of each of n <= SAFE_BLOCKS blocks of a tile; whole: of whole groups. One half at a time,
+ * because tables and masks take ten registers. */
+static inline __attribute__((always_inline)) __m256i
+add_t5_half(const uint8_t *blocks, size_t n, bool whole, const int8_t *q, __m256i total) {
+    __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()}, low, top;
+    for (size_t b = 0; b < n; b += BL_T5_GROUP_BLOCKS, q += BL_T5_GROUP_COLS)
+        for (size_t i = 0; i < BL_T5_GROUP_BLOCKS && b + i < n; i++, blocks += BL_T2_BLOCK_BYTES) {
+            bl__t5_split256(load32(blocks), &low, &top);
+            add_digits(low, q + 16 * i, sums);
+            if (whole)
+                sums[0] = dot2(sums[0], _mm256_srli_epi16(top, 6), bl__broadcast4(q + 64 + 4 * i));
+        }
+    return widen(widen(total, sums[0], 0), sums[1], 2);
+}
+
+/* Both halves; lines further on are asked for. */
+static inline __attribute__((always_inline)) void
+add_t5_blocks(const uint8_t *blocks, size_t n, bool whole, const int8_t *q, __m256i total[2]) {
+    for (size_t b = 0; b < n; b++)
+        _mm_prefetch((const char *)blocks + b * BL_T2_BLOCK_BYTES + AHEAD, _MM_HINT_T0);
+    total[0] = add_t5_half(blocks, n, whole, q, total[0]);
+    total[1] = add_t5_half(blocks + 32, n, whole, q, total[1]);
+}
+
+/* Bits p and p + 4 of half a block, p < 4, to sums[p], 2^p times too large. */
+static inline __attribute__((always_inline)) void add_bits(__m256i v, size_t n_planes,
+                                                           const int8_t *q, __m256i sums[4]) {
+#pragma GCC unroll 8
+    for (size_t p = 0; p < n_planes; p++) {
+        __m256i bits = p < 4 ? v : _mm256_srli_epi16(v, 4);
+        bits = _mm256_and_si256(bits, _mm256_set1_epi8((char)(1 << p % 4)));
+        sums[p % 4] = dot2(sums[p % 4], bits, bl__broadcast4(q + 4 * p));
+    }
+}
+
+/* n <= SAFE_BLOCKS blocks of a tile of B1; half_block: the last has but 16 columns. */
+static inline __attribute__((always_inline)) void
+add_b1_blocks(const uint8_t *blocks, size_t n, bool half_block, const int8_t *q, __m256i total[2]) {
+    __m256i sums[2][4];
+#pragma GCC unroll 8
+    for (size_t i = 0; i < 8; i++)
+        sums[i / 4][i % 4] = _mm256_setzero_si256();
+    for (size_t b = 0; b < n - half_block; b++, blocks += BL_T2_BLOCK_BYTES, q += BL_B1_COLS) {
+        _mm_prefetch((const char *)blocks + AHEAD, _MM_HINT_T0);
+        add_bits(load32(blocks), 8, q, sums[0]);
+        add_bits(load32(blocks + 32), 8, q, sums[1]);
+    }
+    if (half_block) {
+        add_bits(load32(blocks), 4, q, sums[0]);
+        add_bits(load32(blocks + 32), 4, q, sums[1]);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < 8; i++)
+        total[i / 4] = widen(total[i / 4], sums[i / 4][i % 4], i % 4);
+}
+
+static void write_tile(const __m256i total[2], const uint8_t *scales, size_t n_rows,
+                       const bl__q8 *x, float *out) {
+    int32_t dots[1][BL_T2_ROWS];
+    memcpy(dots, total, sizeof dots);
+    bl__gemm_write((const int32_t(*)[BL_T2_ROWS])dots, scales, n_rows, x->sum, x->step, 1, out, 0);
+}
+
+void bl__t5_gemv_avx2(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
+                      size_t n_tiles, const bl__q8 *x, float *out) {
+    size_t n = bl__t2_blocks(cols), n_groups = n / BL_T5_GROUP_T2_BLOCKS;
+    for (size_t tile = first_tile; tile < first_tile + n_tiles; tile++) {
+        const uint8_t *scales = tiles + tile * bl__t5_stride(cols);
+        const uint8_t *blocks = scales + BL_T2_SCALE_BYTES;
+        const int8_t *q = x->q;
+        __m256i total[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+        for (size_t g = 0, here; g < n_groups; g += here) {
+            here = n_groups - g < SAFE_GROUPS ? n_groups - g : SAFE_GROUPS;
+            add_t5_blocks(blocks, here * BL_T5_GROUP_BLOCKS, true, q, total);
+            blocks += here * BL_T5_GROUP_BLOCKS * BL_T2_BLOCK_BYTES;
+            q += here * BL_T5_GROUP_COLS;
+        }
+        add_t5_blocks(blocks, n % BL_T5_GROUP_T2_BLOCKS, false, q, total);
+        write_tile(total, scales, rows - tile * BL_T2_ROWS, x, out + tile * BL_T2_ROWS);
+    }
+}
+
+void bl__b1_gemv_avx2(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
+                      size_t n_tiles, const bl__q8 *x, float *out) {
+    size_t n = bl__b1_blocks(cols);
+    bool odd = bl__t2_blocks(cols) % 2 != 0;
+    for (size_t tile = first_tile; tile < first_tile + n_tiles; tile++) {
+        const uint8_t *scales = tiles + tile * bl__b1_stride(cols);
+        __m256i total[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()};
+        for (size_t b = 0, here; b < n; b += here) {
+            here = n - b < SAFE_BLOCKS ? n - b : SAFE_BLOCKS;
+            add_b1_blocks(scales + BL_T2_SCALE_BYTES + b * BL_T2_BLOCK_BYTES, here,
+                          odd && b + here == n, x->q + b * BL_B1_COLS, total);
+        }
+        for (size_t half = 0; half < 2; half++) /* codes are 0 and 2 */
+            total[half] = _mm256_add_epi32(total[half], total[half]);
+        write_tile(total, scales, rows - tile * BL_T2_ROWS, x, out + tile * BL_T2_ROWS);
     }
 }
