@@ -110,14 +110,14 @@ typedef struct bl__kernels {
     /* Rows list[0 ... n - 1] of an R2 tensor (quant/skip.h) times one token's activations:
      * out[row] = (sum_c code[row][c] * q[c] - sum) * step * scale[row], multiplied in that order.
      * q: int8[256 * ceil(cols/256)] in R2's order, zeros past cols. The tensor is 4-byte aligned.
-     * cols <= 2^22. NULL where a level has none: then models do not leave out anything. */
+     * cols <= 2^22. */
     void (*listed_rows)(const uint8_t *tensor, size_t rows, size_t cols, const uint32_t *list,
                         size_t n, const int8_t *q, int32_t sum, float step, float *out);
 
     /* Columns of a C2 tensor, entry e of list[n] being column e >> 8 with the activation
      * (int8_t)(e & 255), in the groups first_group ... of 256 rows:
      * dots[r - 256 * first_group] += sum of code[r][column] * activation, for all rows of n_groups
-     * groups, those past the tensor's last included (their code is 1). n <= 2^22. NULL as above. */
+     * groups, those past the tensor's last included (their code is 1). n <= 2^22. */
     void (*listed_columns)(const uint8_t *tensor, size_t rows, const uint32_t *list, size_t n,
                            size_t first_group, size_t n_groups, int32_t *dots);
 

@@ -41,6 +41,8 @@ void bl__head_fill_neon(bl__kernels *table); /* called by bl__kernels_fill_neon 
 void bl__floats_fill_neon(bl__kernels *table);
 void bl__levels_fill_neon(bl__kernels *table);
 void bl__levels_fill_dotprod(bl__kernels *table);
+void bl__skip_fill_neon(bl__kernels *table);
+void bl__skip_fill_dotprod(bl__kernels *table);
 void bl__kernels_fill_dotprod(bl__kernels *table);
 void bl__kernels_fill_i8mm(bl__kernels *table);
 void bl__train_fill_neon(bl__train_kernels *table);

@@ -282,10 +282,6 @@ static size_t find_levels(const bl__kernels *ref, bl__kernels levels[MAX_LEVELS]
         bl__kernels *level = &levels[n_levels];
         if (strcmp(name, ref->level) == 0 || !bl__kernels_for(name, level))
             continue;
-        if (!level->listed_rows || !level->listed_columns) { /* models do without them then */
-            level->listed_rows = ref->listed_rows;
-            level->listed_columns = ref->listed_columns;
-        }
         n_levels++;
     }
     return n_levels;

@@ -237,12 +237,11 @@ static bl_status load_groups(const bl_model *model, size_t layer, const char *na
     return BL_OK;
 }
 
-/* Whether the graph lets a layer leave out rows of up and columns of down, and kernels can. */
+/* Whether the graph lets a layer leave out rows of up and columns of down. */
 static bool may_skip(const bl_model *model) {
     const bl__hparams *h = &model->hparams;
-    const bl__kernels *kernels = bl__kernels_get();
     return h->activation == BL_ACTIVATION_RELU2 && h->int8_activations && h->n_groups == 1 &&
-           bl__skip_suits(h->dim) && kernels->listed_rows && kernels->listed_columns;
+           bl__skip_suits(h->dim);
 }
 
 /* What no element of up exceeds, divided by the step of its token; infinity where a scale is not a

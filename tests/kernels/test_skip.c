@@ -115,8 +115,6 @@ static void check_columns_case(const bl__kernels *k, size_t rows, size_t cols, s
 }
 
 static void check_level(const bl__kernels *k) {
-    if (!k->listed_rows || !k->listed_columns)
-        return;
     for (int mode = 0; mode < N_MODES; mode++) {
         for (size_t n = 0; n <= 37; n++) {
             check_rows_case(k, 1 + n % 19, 1 + n * 31, n, mode);
@@ -242,7 +240,7 @@ static void bench_level(const bl__kernels *k) {
     int8_t *q = calloc(LENGTH, 1);
     float *out = calloc(N, sizeof *out);
     int32_t *dots = calloc(LENGTH, sizeof *dots);
-    for (size_t every = 1; every <= 10 && k->listed_rows; every += 1 + every / 2 + every / 3) {
+    for (size_t every = 1; every <= 10; every += 1 + every / 2 + every / 3) {
         double best[2] = {1e9, 1e9};
         size_t n = 0;
         for (size_t r = 0; r < N; r += every)

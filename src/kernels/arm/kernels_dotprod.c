@@ -116,4 +116,5 @@ void bl__ternary_gemm_dotprod(const uint8_t *tiles, size_t rows, size_t cols, si
 void bl__kernels_fill_dotprod(bl__kernels *table) {
     table->ternary_gemm = bl__ternary_gemm_dotprod;
     bl__levels_fill_dotprod(table);
+    bl__skip_fill_dotprod(table);
 }

@@ -290,13 +290,12 @@ void bl__kernels_fill_neon(bl__kernels *table) {
     table->ternary_gemm = ternary_gemm;
     table->t5_unpack = bl__t5_unpack_neon;
     table->b1_unpack = bl__b1_unpack_neon;
-    table->listed_rows = NULL; /* none here: ref's would take longer than what they leave out */
-    table->listed_columns = NULL;
     table->dot_rows = dot_rows;
     table->weighted_sum = weighted_sum;
     table->unpack_f16 = unpack_f16;
     table->unpack_bf16 = unpack_bf16;
     bl__levels_fill_neon(table);
+    bl__skip_fill_neon(table);
     bl__head_fill_neon(table);
     bl__floats_fill_neon(table);
 }
