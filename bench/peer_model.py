@@ -2,6 +2,7 @@
 """Writes a ternary model of random weights in float16, for the quantizers of other engines.
 
 usage: peer_model.py SHAPE ARCHITECTURE OUTPUT.gguf
+       PYTHONPATH=BitNet/3rdparty/llama.cpp/gguf-py peer_model.py SHAPE tl2 OUTPUT.gguf
 
 SHAPE is 125M, 700M or 2B4T, as `bitloom dummy --shape` knows them, or novels-6m; ARCHITECTURE is what the engine calls
 BitNet b1.58: bitnet for llama.cpp and the llama.cpp under microsoft/BitNet, bitnet-b1.58 for ik_llama.cpp.
@@ -11,6 +12,16 @@ is the embedding, as in `bitloom dummy`. Then, for example:
     llama-quantize f16.gguf tq2_0.gguf TQ2_0
     llama-quantize f16.gguf iq2_bn.gguf IQ2_BN
     llama-quantize --token-embedding-type q6_K f16.gguf i2_s.gguf I2_S 1     (one thread: with two its file is damaged)
+
+The second form writes matrices of TL2, which microsoft/BitNet's quantizer does not make: random indices of its
+tables, so the file has the time of a model but not its text. Its kernels are generated for one shape each:
+utils/codegen_tl2.py wants the shapes that are not its own in ModelShapeDict, then for 125M, 700M and 2B4T
+
+    --BM 128,256,128 --BK 192,96,96        768x768, 3072x768, 768x3072
+    --BM 256,128,256 --BK 96,192,96        1536x4096, 1536x1536, 4096x1536
+    --BM 256,128,256,256 --BK 96,96,96,96  2560x2560, 640x2560, 6912x2560, 2560x6912
+
+and a build with BITNET_X86_TL2=ON; llama-quantize --token-embedding-type q6_K tl2.gguf out.gguf TL2 leaves them as they are.
 
 (A file name that starts with a digit is taken for a type: write ./2B4T.gguf.)
 
@@ -34,6 +45,22 @@ def ternary(random, rows, cols):
     return (random.integers(-1, 2, (rows, cols), dtype=np.int8) * scale).astype(np.float16)
 
 
+def tl2_bytes(rows, cols):
+    """As the engine counts them (ggml_nbytes), less the scale behind: 5 bits for 3 weights, 4 bits for 2 of the last 256
+    columns, whether or not a shape has such."""
+    n = (cols - 256) * rows // 3 * 5 // 8 + 256 * rows // 2 * 4 // 8
+    return (n + 31) // 32 * 32
+
+
+def add_matrix(writer, random, name, rows, cols, is_tl2):
+    if not is_tl2:
+        writer.add_tensor(name, ternary(random, rows, cols))
+        return
+    data = random.integers(0, 256, tl2_bytes(rows, cols), dtype=np.uint8)
+    writer.add_tensor(name, data, raw_shape=(rows, cols), raw_dtype=gguf.GGMLQuantizationType.TL2)
+    writer.add_tensor(name + "_scale", np.full(1, 1 / 32, np.float32), raw_dtype=gguf.GGMLQuantizationType.F32)
+
+
 def add_vocabulary(writer, n):
     byte = [f"<0x{i:02X}>" for i in range(256)]
     tokens = ["<unk>", "<s>", "</s>"] + byte + ["\u2581"]
@@ -53,7 +80,8 @@ def main():
         sys.exit(__doc__)
     n_layers, dim, ffn, n_heads, n_kv_heads, vocab = SHAPES[sys.argv[1]]
     kv_dim = dim // n_heads * n_kv_heads
-    writer = gguf.GGUFWriter(sys.argv[3], sys.argv[2], use_temp_file=True)
+    is_tl2 = sys.argv[2] == "tl2"
+    writer = gguf.GGUFWriter(sys.argv[3], "bitnet" if is_tl2 else sys.argv[2], use_temp_file=True)
     writer.add_name(f"random-{sys.argv[1]}")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
     writer.add_block_count(n_layers)
@@ -72,8 +100,10 @@ def main():
     writer.add_tensor("token_embd.weight", embedding)
     for i in range(n_layers):
         def add(name, rows, cols=None, i=i):
-            data = np.ones(rows, np.float32) if cols is None else ternary(random, rows, cols)
-            writer.add_tensor(f"blk.{i}.{name}.weight", data)
+            if cols is None:
+                writer.add_tensor(f"blk.{i}.{name}.weight", np.ones(rows, np.float32))
+            else:
+                add_matrix(writer, random, f"blk.{i}.{name}.weight", rows, cols, is_tl2)
         add("attn_norm", dim)
         add("attn_q", dim, dim)
         add("attn_k", kv_dim, dim)
