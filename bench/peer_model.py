@@ -2,7 +2,7 @@
 """Writes a ternary model of random weights in float16, for the quantizers of other engines.
 
 usage: peer_model.py SHAPE ARCHITECTURE OUTPUT.gguf
-       PYTHONPATH=BitNet/3rdparty/llama.cpp/gguf-py peer_model.py SHAPE tl2 OUTPUT.gguf
+       PYTHONPATH=BitNet/3rdparty/llama.cpp/gguf-py peer_model.py SHAPE tl2 OUTPUT.gguf HEAD.gguf
 
 SHAPE is 125M, 700M or 2B4T, as `bitloom dummy --shape` knows them, or novels-6m; ARCHITECTURE is what the engine calls
 BitNet b1.58: bitnet for llama.cpp and the llama.cpp under microsoft/BitNet, bitnet-b1.58 for ik_llama.cpp.
@@ -13,19 +13,20 @@ is the embedding, as in `bitloom dummy`. Then, for example:
     llama-quantize f16.gguf iq2_bn.gguf IQ2_BN
     llama-quantize --token-embedding-type q6_K f16.gguf i2_s.gguf I2_S 1     (one thread: with two its file is damaged)
 
-The second form writes matrices of TL2, which microsoft/BitNet's quantizer does not make: random indices of its
-tables, so the file has the time of a model but not its text. Its kernels are generated for one shape each:
+The second form writes matrices of TL2, which microsoft/BitNet's quantizer neither makes nor passes on: random indices
+of its tables, so the file has the time of a model but not its text. The head, which its converter leaves in float32, is
+taken from HEAD.gguf, a file of the same shape that has been quantized. TL2's kernels are generated for one shape each:
 utils/codegen_tl2.py wants the shapes that are not its own in ModelShapeDict, then for 125M, 700M and 2B4T
 
     --BM 128,256,128 --BK 192,96,96        768x768, 3072x768, 768x3072
     --BM 256,128,256 --BK 96,192,96        1536x4096, 1536x1536, 4096x1536
     --BM 256,128,256,256 --BK 96,96,96,96  2560x2560, 640x2560, 6912x2560, 2560x6912
 
-and a build with BITNET_X86_TL2=ON; llama-quantize --token-embedding-type q6_K tl2.gguf out.gguf TL2 leaves them as they are.
+and a build with BITNET_X86_TL2=ON.
 
 (A file name that starts with a digit is taken for a type: write ./2B4T.gguf.)
 
-    pip install --only-binary :all: gguf numpy
+    pip install --only-binary :all: gguf numpy      (numpy < 2 for the second form)
 """
 import sys
 
@@ -61,6 +62,12 @@ def add_matrix(writer, random, name, rows, cols, is_tl2):
     writer.add_tensor(name + "_scale", np.full(1, 1 / 32, np.float32), raw_dtype=gguf.GGMLQuantizationType.F32)
 
 
+def add_head_of(writer, path, vocab, dim):
+    for tensor in gguf.GGUFReader(path).tensors:
+        if tensor.name == "token_embd.weight":
+            writer.add_tensor(tensor.name, tensor.data, raw_shape=(vocab, dim), raw_dtype=tensor.tensor_type)
+
+
 def add_vocabulary(writer, n):
     byte = [f"<0x{i:02X}>" for i in range(256)]
     tokens = ["<unk>", "<s>", "</s>"] + byte + ["\u2581"]
@@ -76,11 +83,11 @@ def add_vocabulary(writer, n):
 
 
 def main():
-    if len(sys.argv) != 4 or sys.argv[1] not in SHAPES:
+    is_tl2 = len(sys.argv) == 5 and sys.argv[2] == "tl2"
+    if (len(sys.argv) != 4 and not is_tl2) or sys.argv[1] not in SHAPES:
         sys.exit(__doc__)
     n_layers, dim, ffn, n_heads, n_kv_heads, vocab = SHAPES[sys.argv[1]]
     kv_dim = dim // n_heads * n_kv_heads
-    is_tl2 = sys.argv[2] == "tl2"
     writer = gguf.GGUFWriter(sys.argv[3], "bitnet" if is_tl2 else sys.argv[2], use_temp_file=True)
     writer.add_name(f"random-{sys.argv[1]}")
     writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
@@ -96,8 +103,10 @@ def main():
     writer.add_vocab_size(vocab)
     add_vocabulary(writer, vocab)
     random = np.random.default_rng(1)
-    embedding = random.uniform(-0.03, 0.03, (vocab, dim)).astype(np.float16)
-    writer.add_tensor("token_embd.weight", embedding)
+    if is_tl2:
+        add_head_of(writer, sys.argv[4], vocab, dim)
+    else:
+        writer.add_tensor("token_embd.weight", random.uniform(-0.03, 0.03, (vocab, dim)).astype(np.float16))
     for i in range(n_layers):
         def add(name, rows, cols=None, i=i):
             if cols is None:
