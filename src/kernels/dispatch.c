@@ -56,7 +56,7 @@ static bl__train_kernels chosen_train;
 static size_t cap; /* index of the highest level that the user allows */
 static char level_names[128];
 
-/* AMX wants the system's leave, and its kernels have been run on no machine yet. */
+/* AMX wants the system's leave, and its kernels have been run by an emulator only. */
 static void try_amx(void) {
 #if defined(__x86_64__)
     failure = bl__amx_fails();

@@ -2,8 +2,8 @@
  * they do what they should. Same bits as kernels/ref; see the contract in kernels.h.
  *
  * No machine with AMX was at hand when this was written. tests/kernels/test_amx.c holds
- * gemm_amx.h to ref with tiles in C; here the instructions are held to ref when the table is built.
- */
+ * gemm_amx.h to ref with tiles in C, tools/test_amx.sh the instructions in an emulator; here they
+ * are held to ref when the table is built. */
 #include <stdint.h>
 #include <sys/syscall.h>
 #include <unistd.h>
