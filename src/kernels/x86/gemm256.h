@@ -1,5 +1,5 @@
-/* Owns what both products of many tokens in 256-bit registers share: codes unpacked once for all
- * tokens. Instructions of AVX2 alone. */
+/* Owns what products in 256-bit registers share: codes unpacked once for all tokens, the end of a
+ * tile. Instructions of AVX2 alone. */
 #ifndef BL_KERNELS_X86_GEMM256_H
 #define BL_KERNELS_X86_GEMM256_H
 
@@ -31,6 +31,18 @@ static inline __m256i bl__broadcast4(const int8_t *q) {
     int32_t four;
     memcpy(&four, q, sizeof four);
     return _mm256_set1_epi32(four);
+}
+
+/* Eight rows each: (dots - sum) * step * scale of a tile's rows that exist, for one token. */
+static inline void bl__write_tile256(const __m256i dots[2], const uint8_t *scales, size_t n_rows,
+                                     const bl__q8 *x, float *out) {
+    int32_t rows[1][BL_T2_ROWS];
+    memcpy(rows, dots, sizeof rows);
+    bl__gemm_write((const int32_t(*)[BL_T2_ROWS])rows, scales, n_rows, x->sum, x->step, 1, out, 0);
+}
+
+static inline __m256i bl__load256(const uint8_t *bytes) {
+    return _mm256_loadu_si256((const __m256i *)(const void *)bytes);
 }
 
 /* How many of `left` tokens are taken at once: with 6, sums are in 12 of the 16 registers. */

@@ -75,10 +75,6 @@ void bl__b1_unpack_avx2(const uint8_t *tiles, size_t cols, size_t first_tile, si
  * activation to them; eight add -32,768 ... 32,512. */
 enum { AHEAD = 4096, SAFE_BLOCKS = 8, SAFE_GROUPS = SAFE_BLOCKS / BL_T5_GROUP_BLOCKS };
 
-static inline __m256i load32(const uint8_t *bytes) {
-    return _mm256_loadu_si256((const __m256i *)(const void *)bytes);
-}
-
 /* sum += codes x activations, two products an int16. */
 static inline __m256i dot2(__m256i sum, __m256i codes, __m256i x) {
     return _mm256_add_epi16(sum, _mm256_maddubs_epi16(codes, x));
@@ -110,7 +106,7 @@ add_t5_half(const uint8_t *blocks, size_t n, bool whole, const int8_t *q, __m256
     __m256i sums[2] = {_mm256_setzero_si256(), _mm256_setzero_si256()}, low, top;
     for (size_t b = 0; b < n; b += BL_T5_GROUP_BLOCKS, q += BL_T5_GROUP_COLS)
         for (size_t i = 0; i < BL_T5_GROUP_BLOCKS && b + i < n; i++, blocks += BL_T2_BLOCK_BYTES) {
-            bl__t5_split256(load32(blocks), &low, &top);
+            bl__t5_split256(bl__load256(blocks), &low, &top);
             add_digits(low, q + 16 * i, sums);
             if (whole)
                 sums[0] = dot2(sums[0], _mm256_srli_epi16(top, 6), bl__broadcast4(q + 64 + 4 * i));
@@ -147,23 +143,16 @@ add_b1_blocks(const uint8_t *blocks, size_t n, bool half_block, const int8_t *q,
         sums[i / 4][i % 4] = _mm256_setzero_si256();
     for (size_t b = 0; b < n - half_block; b++, blocks += BL_T2_BLOCK_BYTES, q += BL_B1_COLS) {
         _mm_prefetch((const char *)blocks + AHEAD, _MM_HINT_T0);
-        add_bits(load32(blocks), 8, q, sums[0]);
-        add_bits(load32(blocks + 32), 8, q, sums[1]);
+        add_bits(bl__load256(blocks), 8, q, sums[0]);
+        add_bits(bl__load256(blocks + 32), 8, q, sums[1]);
     }
     if (half_block) {
-        add_bits(load32(blocks), 4, q, sums[0]);
-        add_bits(load32(blocks + 32), 4, q, sums[1]);
+        add_bits(bl__load256(blocks), 4, q, sums[0]);
+        add_bits(bl__load256(blocks + 32), 4, q, sums[1]);
     }
 #pragma GCC unroll 8
     for (int i = 0; i < 8; i++)
         total[i / 4] = widen(total[i / 4], sums[i / 4][i % 4], i % 4);
-}
-
-static void write_tile(const __m256i total[2], const uint8_t *scales, size_t n_rows,
-                       const bl__q8 *x, float *out) {
-    int32_t dots[1][BL_T2_ROWS];
-    memcpy(dots, total, sizeof dots);
-    bl__gemm_write((const int32_t(*)[BL_T2_ROWS])dots, scales, n_rows, x->sum, x->step, 1, out, 0);
 }
 
 void bl__t5_gemv_avx2(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
@@ -181,7 +170,7 @@ void bl__t5_gemv_avx2(const uint8_t *tiles, size_t rows, size_t cols, size_t fir
             q += here * BL_T5_GROUP_COLS;
         }
         add_t5_blocks(blocks, n % BL_T5_GROUP_T2_BLOCKS, false, q, total);
-        write_tile(total, scales, rows - tile * BL_T2_ROWS, x, out + tile * BL_T2_ROWS);
+        bl__write_tile256(total, scales, rows - tile * BL_T2_ROWS, x, out + tile * BL_T2_ROWS);
     }
 }
 
@@ -199,6 +188,6 @@ void bl__b1_gemv_avx2(const uint8_t *tiles, size_t rows, size_t cols, size_t fir
         }
         for (size_t half = 0; half < 2; half++) /* codes are 0 and 2 */
             total[half] = _mm256_add_epi32(total[half], total[half]);
-        write_tile(total, scales, rows - tile * BL_T2_ROWS, x, out + tile * BL_T2_ROWS);
+        bl__write_tile256(total, scales, rows - tile * BL_T2_ROWS, x, out + tile * BL_T2_ROWS);
     }
 }

@@ -9,10 +9,6 @@
  * many columns as there can be. */
 enum { AHEAD = 4096, SAFE_BLOCKS = 16384, SAFE_GROUPS = SAFE_BLOCKS / BL_T5_GROUP_BLOCKS };
 
-static inline __m256i load32(const uint8_t *bytes) {
-    return _mm256_loadu_si256((const __m256i *)(const void *)bytes);
-}
-
 /* sum += 4-way products of codes with four activations broadcast. gcc 12 would keep copies of all
  * sums in memory without the empty statement. */
 static inline __m256i dot4(__m256i sum, __m256i codes, const int8_t *q) {
@@ -44,12 +40,12 @@ static inline __attribute__((always_inline)) __m256i t5_half_dots(const uint8_t 
 #pragma GCC unroll 4
             for (size_t b = 0; b < BL_T5_GROUP_BLOCKS; b++, blocks += BL_T2_BLOCK_BYTES) {
                 _mm_prefetch((const char *)blocks + AHEAD, _MM_HINT_T0);
-                bl__t5_split256(load32(blocks), &low, &top);
+                bl__t5_split256(bl__load256(blocks), &low, &top);
                 add_digits(low, q + 16 * b, sums);
                 sums[3] = dot4(sums[3], top, q + 64 + 4 * b);
             }
         for (; left == 0 && n_rest > 0; n_rest--, blocks += BL_T2_BLOCK_BYTES, q += BL_T2_COLS) {
-            bl__t5_split256(load32(blocks), &low, &top);
+            bl__t5_split256(bl__load256(blocks), &low, &top);
             add_digits(low, q, sums);
         }
         total = sums[0];
@@ -63,7 +59,7 @@ static inline __attribute__((always_inline)) __m256i t5_half_dots(const uint8_t 
 /* The first n_planes bits of a block; sums[half][p % 4] is 2^(p % 4) times too large. */
 static inline __attribute__((always_inline)) void add_bits(const uint8_t *block, size_t n_planes,
                                                            const int8_t *q, __m256i sums[2][4]) {
-    __m256i low = load32(block), high = load32(block + 32);
+    __m256i low = bl__load256(block), high = bl__load256(block + 32);
     _mm_prefetch((const char *)block + AHEAD, _MM_HINT_T0);
 #pragma GCC unroll 8
     for (size_t p = 0; p < n_planes; p++) {
@@ -97,13 +93,6 @@ b1_dots(const uint8_t *blocks, size_t n, bool half_block, const int8_t *q, __m25
     }
 }
 
-static void write_tile(const __m256i sums[2], const uint8_t *scales, size_t n_rows, const bl__q8 *x,
-                       float *out) {
-    int32_t dots[1][BL_T2_ROWS];
-    memcpy(dots, sums, sizeof dots);
-    bl__gemm_write((const int32_t(*)[BL_T2_ROWS])dots, scales, n_rows, x->sum, x->step, 1, out, 0);
-}
-
 void bl__t5_gemv_avxvnni(const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile,
                          size_t n_tiles, const bl__q8 *x, float *out) {
     size_t n = bl__t2_blocks(cols);
@@ -111,7 +100,7 @@ void bl__t5_gemv_avxvnni(const uint8_t *tiles, size_t rows, size_t cols, size_t 
         const uint8_t *scales = tiles + tile * bl__t5_stride(cols);
         const uint8_t *blocks = scales + BL_T2_SCALE_BYTES;
         __m256i dots[2] = {t5_half_dots(blocks, n, x->q), t5_half_dots(blocks + 32, n, x->q)};
-        write_tile(dots, scales, rows - tile * BL_T2_ROWS, x, out + tile * BL_T2_ROWS);
+        bl__write_tile256(dots, scales, rows - tile * BL_T2_ROWS, x, out + tile * BL_T2_ROWS);
     }
 }
 
@@ -125,6 +114,6 @@ void bl__b1_gemv_avxvnni(const uint8_t *tiles, size_t rows, size_t cols, size_t 
         b1_dots(scales + BL_T2_SCALE_BYTES, n, half_block, x->q, dots);
         for (size_t half = 0; half < 2; half++) /* codes are 0 and 2 */
             dots[half] = _mm256_add_epi32(dots[half], dots[half]);
-        write_tile(dots, scales, rows - tile * BL_T2_ROWS, x, out + tile * BL_T2_ROWS);
+        bl__write_tile256(dots, scales, rows - tile * BL_T2_ROWS, x, out + tile * BL_T2_ROWS);
     }
 }

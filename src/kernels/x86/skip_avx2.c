@@ -1,14 +1,11 @@
 /* Owns the AVX2 kernels that leave out rows and columns. Sums are taken in int16 for as long as
  * they are safe: an operation adds two products of 3 x 128 = 384 at most. */
 #include <immintrin.h>
-#include <string.h>
 
 #include "kernels/levels.h"
-#include "quant/skip.h"
+#include "kernels/skip_loops.h"
 
 enum {
-    ROWS_AT_ONCE = 4,
-    ROWS_AHEAD = 16,   /* that are asked for */
     SAFE_BLOCKS = 5,   /* of a row: 8 operations each, 5 x 8 x 768 <= 32,767 */
     QUADS_AT_ONCE = 32 /* of columns: one operation each, 32 x 768 <= 32,767 */
 };
@@ -65,22 +62,7 @@ static inline void four_rows(const uint8_t *const row[ROWS_AT_ONCE],
 
 static void listed_rows(const uint8_t *tensor, size_t rows, size_t cols, const uint32_t *list,
                         size_t n, const int8_t *q, int32_t sum, float step, float *out) {
-    const uint8_t *first = tensor + bl__skip_scale_bytes(rows);
-    size_t stride = bl__skip_stride(cols);
-    for (size_t i = 0; i < n; i += ROWS_AT_ONCE) {
-        const uint8_t *row[ROWS_AT_ONCE], *ahead[ROWS_AT_ONCE];
-        int32_t dots[ROWS_AT_ONCE];
-        for (size_t k = 0; k < ROWS_AT_ONCE; k++) { /* the last row again where there is none */
-            row[k] = first + list[i + k < n ? i + k : n - 1] * stride;
-            ahead[k] = first + list[i + k + ROWS_AHEAD < n ? i + k + ROWS_AHEAD : n - 1] * stride;
-        }
-        four_rows(row, ahead, stride, q, dots);
-        for (size_t k = 0; k < ROWS_AT_ONCE && i + k < n; k++) {
-            float scale;
-            memcpy(&scale, tensor + list[i + k] * sizeof scale, sizeof scale);
-            out[list[i + k]] = (float)(dots[k] - sum) * step * scale;
-        }
-    }
+    bl__listed_rows(four_rows, tensor, rows, cols, list, n, q, sum, step, out);
 }
 
 /* The activations of four entries, for every row. */
@@ -136,22 +118,8 @@ static void some_quads(const uint8_t *group, size_t stride, const uint32_t *list
 
 static void listed_columns(const uint8_t *tensor, size_t rows, const uint32_t *list, size_t n,
                            size_t first_group, size_t n_groups, int32_t *dots) {
-    size_t stride = bl__skip_stride(rows);
-    const uint8_t *first = tensor + bl__skip_scale_bytes(rows) + first_group * BL_SKIP_BLOCK_BYTES;
-    for (size_t i = 0, n_quads; i + 4 <= n; i += 4 * n_quads) {
-        size_t left = (n - i) / 4;
-        n_quads = left < QUADS_AT_ONCE ? left : QUADS_AT_ONCE;
-        for (size_t g = 0; g < n_groups; g++)
-            some_quads(first + g * BL_SKIP_BLOCK_BYTES, stride, list + i, n_quads,
-                       dots + g * BL_SKIP_BLOCK);
-    }
-    if (n % 4) { /* the last ones, with a column again whose activation is 0 */
-        uint32_t last[4];
-        for (size_t k = 0; k < 4; k++)
-            last[k] = k < n % 4 ? list[n - n % 4 + k] : list[n - 1] & ~255u;
-        for (size_t g = 0; g < n_groups; g++)
-            some_quads(first + g * BL_SKIP_BLOCK_BYTES, stride, last, 1, dots + g * BL_SKIP_BLOCK);
-    }
+    bl__listed_columns(some_quads, QUADS_AT_ONCE, tensor, rows, list, n, first_group, n_groups,
+                       dots);
 }
 
 void bl__skip_fill_avx2(bl__kernels *table) {

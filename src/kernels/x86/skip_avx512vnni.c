@@ -1,14 +1,11 @@
 /* Owns the AVX-512 + VNNI kernels that leave out rows and columns. Planes are masked where they
  * lie, so that sums of plane p are 4^p times too large until they are shifted at the end. */
 #include <immintrin.h>
-#include <string.h>
 
 #include "kernels/levels.h"
-#include "quant/skip.h"
+#include "kernels/skip_loops.h"
 
 enum {
-    ROWS_AT_ONCE = 4,
-    ROWS_AHEAD = 16,  /* that are asked for */
     QUADS_AT_ONCE = 8 /* of columns, before the next group of rows is taken up: so columns that lie
                          side by side in memory are read together */
 };
@@ -55,22 +52,7 @@ static inline void four_rows(const uint8_t *const row[ROWS_AT_ONCE],
 
 static void listed_rows(const uint8_t *tensor, size_t rows, size_t cols, const uint32_t *list,
                         size_t n, const int8_t *q, int32_t sum, float step, float *out) {
-    const uint8_t *first = tensor + bl__skip_scale_bytes(rows);
-    size_t stride = bl__skip_stride(cols);
-    for (size_t i = 0; i < n; i += ROWS_AT_ONCE) {
-        const uint8_t *row[ROWS_AT_ONCE], *ahead[ROWS_AT_ONCE];
-        int32_t dots[ROWS_AT_ONCE];
-        for (size_t k = 0; k < ROWS_AT_ONCE; k++) { /* the last row again where there is none */
-            row[k] = first + list[i + k < n ? i + k : n - 1] * stride;
-            ahead[k] = first + list[i + k + ROWS_AHEAD < n ? i + k + ROWS_AHEAD : n - 1] * stride;
-        }
-        four_rows(row, ahead, stride, q, dots);
-        for (size_t k = 0; k < ROWS_AT_ONCE && i + k < n; k++) {
-            float scale;
-            memcpy(&scale, tensor + list[i + k] * sizeof scale, sizeof scale);
-            out[list[i + k]] = (float)(dots[k] - sum) * step * scale;
-        }
-    }
+    bl__listed_rows(four_rows, tensor, rows, cols, list, n, q, sum, step, out);
 }
 
 /* Four columns in one group of rows: sums[p][s] of rows 64p + 16s ... */
@@ -138,10 +120,9 @@ static void listed_columns(const uint8_t *tensor, size_t rows, const uint32_t *l
             some_quads(first + g * BL_SKIP_BLOCK_BYTES, stride, list + i, n_quads,
                        list + i + 4 * n_quads, n_ahead, dots + g * BL_SKIP_BLOCK);
     }
-    if (n % 4) { /* the last ones, with a column again whose activation is 0 */
+    if (n % 4) {
         uint32_t last[4];
-        for (size_t k = 0; k < 4; k++)
-            last[k] = k < n % 4 ? list[n - n % 4 + k] : list[n - 1] & ~255u;
+        bl__last_quad(list, n, last);
         for (size_t g = 0; g < n_groups; g++)
             some_quads(first + g * BL_SKIP_BLOCK_BYTES, stride, last, 1, NULL, 0,
                        dots + g * BL_SKIP_BLOCK);
