@@ -45,7 +45,8 @@ typedef struct bl_convert_report {
  * has less for it: to float16 in tq1_0, tq2_0 and iq1_bn, to the weights' own type in f16 and bf16.
  * "native" is for matrices that are ternary with one scale a row; others stay as they are. It is
  * bl_b1 (1 bit) for those without zeros; for all others bl_t2 (2 bits) in models whose linears have
- * up to 134 million weights, which stay in a large cache, and bl_t5 (1.6 bits) in larger ones.
+ * up to 134 million weights, which stay in a large cache, and in larger ones bl_t5 (1.6 bits), or
+ * bl_t2 where n_threads threads of this machine are measured to read it faster.
  * Master weights (f32, f16, bf16) of models that quantize on loading become ternary by the rule
  * they were trained with, arXiv 2402.17764 eq. 1-3.
  *

@@ -136,7 +136,8 @@ bl_status bl_convert(const char *input, const char *output, const bl_convert_par
     status = bl__directory_exists(input)
                  ? bl__hf_source_open(input, &options, pool, writer, &plan, &hf, err)
                  : bl__gguf_source_open(input, &options, pool, writer, &plan, &gguf, err);
-    bl__plan_choose_native(&plan);
+    if (!status)
+        bl__plan_choose_native(&plan, pool);
     bl__plan_let_skip(&plan, &options);
     if (!status)
         status = bl__convert_write_file(output, &plan, writer, pool, params, &output_bytes, err);

@@ -241,14 +241,17 @@ bl_status bl__plan_linear(bl__plan_tensor *tensor, const bl__plan_options *optio
     return BL_OK;
 }
 
-void bl__plan_choose_native(bl__plan *plan) {
-    uint64_t n_weights = 0;
+void bl__plan_choose_native(bl__plan *plan, bl__pool *pool) {
+    uint64_t n_weights = 0, n_ternary = 0;
+    for (size_t i = 0; i < plan->n_tensors; i++) {
+        uint64_t n = (uint64_t)plan->tensors[i].rows * plan->tensors[i].cols;
+        n_weights += plan->tensors[i].native ? n : 0;
+        n_ternary += plan->tensors[i].native && !plan->tensors[i].binary ? n : 0;
+    }
+    bl__layout ternary = n_ternary ? bl__native_fastest(pool, n_weights) : BL_LAYOUT_T2;
     for (size_t i = 0; i < plan->n_tensors; i++)
         if (plan->tensors[i].native)
-            n_weights += (uint64_t)plan->tensors[i].rows * plan->tensors[i].cols;
-    for (size_t i = 0; i < plan->n_tensors; i++)
-        if (plan->tensors[i].native)
-            plan->tensors[i].target = bl__layout_choose_native(plan->tensors[i].binary, n_weights);
+            plan->tensors[i].target = plan->tensors[i].binary ? BL_LAYOUT_B1 : ternary;
 }
 
 bl_status bl__plan_embedding(bl__plan_tensor *tensor, const bl__plan_options *options,

@@ -70,8 +70,12 @@ bl_status bl__plan_add(bl__plan *plan, bl__string name, uint32_t n_dims, const u
 bl_status bl__plan_linear(bl__plan_tensor *tensor, const bl__plan_options *options, bool exact,
                           bl__pool *pool, bl_error *err);
 /* Settles the targets of linears that were planned with options->native, of which the size of the
- * whole model is a part. */
-void bl__plan_choose_native(bl__plan *plan);
+ * whole model and the speed of this machine are a part. */
+void bl__plan_choose_native(bl__plan *plan, bl__pool *pool);
+/* The layout of ternary weights in a model with so many: bl__layout_choose_native()'s, but T2 where
+ * it is measured to be faster with the threads of the pool, which takes a tenth of a second; not
+ * where memory is too short for that. */
+bl__layout bl__native_fastest(bl__pool *pool, uint64_t n_weights);
 /* Whether every row is ternary. */
 bl_status bl__plan_is_ternary(const bl__plan_tensor *tensor, bl__pool *pool, bool *out,
                               bl_error *err);

@@ -58,7 +58,7 @@ const bl__layout_info *bl__layout_get(bl__layout layout);
 bool bl__layout_is_native(bl__layout layout);
 /* Which of the native layouts suits linears of so many weights in the whole model: B1 for -1 and +1
  * alone; T2 where 2 bits a weight stay in a last-level cache (BL_NATIVE_CACHE_BYTES), T5 beyond,
- * where bytes are what takes the time. A rule and no measurement: the same file everywhere. */
+ * where bytes are what takes the time. A rule and no measurement: the same everywhere. */
 enum { BL_NATIVE_CACHE_BYTES = 32 * 1024 * 1024 };
 bl__layout bl__layout_choose_native(bool binary, uint64_t n_weights);
 bool bl__layout_from_type_id(uint32_t type_id, bl__layout *out);

@@ -1,6 +1,8 @@
 /* Conversions of every family of checkpoints, read back from the GGUF weight by weight. */
 #include "unit/convert_fixture.h"
 
+#include "convert/plan.h"
+
 /* ---- Reading results ---- */
 
 typedef struct result {
@@ -475,14 +477,48 @@ static void test_gguf_int8_is_told(void **state) {
     close_result(&r);
 }
 
+/* What "native" is for a model of one matrix, of which nothing is read. */
+static bl__layout native_choice(bl__pool *pool, uint64_t rows, bool binary) {
+    bl__plan_tensor tensor = {.rows = rows, .cols = 1 << 14, .native = true, .binary = binary};
+    bl__plan plan = {.tensors = &tensor, .n_tensors = 1};
+    bl__plan_choose_native(&plan, pool);
+    return tensor.target;
+}
+
+/* By size, and beyond what caches hold by what this machine is found to do, which a test cannot
+ * know; without memory to find out, by the rule. */
+static void test_native_by_machine(void **state) {
+    (void)state;
+    bl__pool *pool = NULL;
+    assert_int_equal(bl__pool_create(2, false, &pool, NULL), BL_OK);
+    assert_int_equal(native_choice(pool, 1 << 13, false), BL_LAYOUT_T2);
+    assert_int_equal(native_choice(pool, 1 << 13, true), BL_LAYOUT_B1);
+    assert_int_equal(native_choice(pool, 1 << 14, true), BL_LAYOUT_B1);
+    bl__layout found = native_choice(pool, 1 << 14, false);
+    assert_true(found == BL_LAYOUT_T2 || found == BL_LAYOUT_T5);
+    for (long nth = 1; nth <= 2; nth++) {
+        bl__alloc_fail_at(nth);
+        assert_int_equal(native_choice(pool, 1 << 14, false), BL_LAYOUT_T5);
+        bl__alloc_fail_at(0);
+    }
+    bl__pool_free(pool);
+}
+
 int main(void) {
-    const struct CMUnitTest tests[] = {
-        IN_FOLDER(test_packed_multiply),        IN_FOLDER(test_all_types),
-        IN_FOLDER(test_packed_divide),          IN_FOLDER(test_masters),
-        IN_FOLDER(test_first_reproduction),     IN_FOLDER(test_falcon_e),
-        IN_FOLDER(test_linear_norms),           IN_FOLDER(test_plain_floats),
-        IN_FOLDER(test_ternary_floats),         IN_FOLDER(test_rope_scaling),
-        IN_FOLDER(test_embedding_types),        IN_FOLDER(test_threads),
-        IN_FOLDER(test_gguf_metadata_survives), IN_FOLDER(test_gguf_int8_is_told)};
+    const struct CMUnitTest tests[] = {IN_FOLDER(test_packed_multiply),
+                                       IN_FOLDER(test_all_types),
+                                       IN_FOLDER(test_packed_divide),
+                                       IN_FOLDER(test_masters),
+                                       IN_FOLDER(test_first_reproduction),
+                                       IN_FOLDER(test_falcon_e),
+                                       IN_FOLDER(test_linear_norms),
+                                       IN_FOLDER(test_plain_floats),
+                                       IN_FOLDER(test_ternary_floats),
+                                       IN_FOLDER(test_rope_scaling),
+                                       IN_FOLDER(test_embedding_types),
+                                       IN_FOLDER(test_threads),
+                                       IN_FOLDER(test_gguf_metadata_survives),
+                                       IN_FOLDER(test_gguf_int8_is_told),
+                                       cmocka_unit_test(test_native_by_machine)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

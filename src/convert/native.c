@@ -1,0 +1,112 @@
+/* Owns the choice between the native layouts of ternary weights by their speed on this machine.
+ * Must not know what is converted. */
+#include <string.h>
+
+#include "base/alloc.h"
+#include "base/checked.h"
+#include "base/clock.h"
+#include "base/random.h"
+#include "convert/plan.h"
+#include "kernels/kernels.h"
+#include "quant/t2.h"
+#include "quant/t5.h"
+
+/* 2^28 weights, 64 and 52 MiB and so beyond most last-level caches with what the other one leaves
+ * there, as rows of a common width; whole groups of T5. */
+enum { COLS = 2560, N_TILES = 6554, UNPACKED_TILES = 4, N_PASSES = 5 };
+
+/* T5 wins where it is slower by less: it takes a fifth less memory. */
+static const double T5_MAY_TAKE = 1.05;
+
+typedef struct stream {
+    const bl__kernels *kernels;
+    bl__layout layout;
+    uint8_t *tiles;
+    bl__q8 x;
+} stream;
+
+static size_t stride_of(bl__layout layout) {
+    return layout == BL_LAYOUT_T2 ? bl__t2_stride(COLS) : bl__t5_stride(COLS);
+}
+
+/* Any byte is a weight of T5, and as good as any other to the kernels of T2. */
+static void fill_part(void *context, size_t part, size_t n_parts) {
+    const stream *s = context;
+    size_t stride = stride_of(s->layout), end = N_TILES * (part + 1) / n_parts;
+    bl__random random;
+    bl__random_seed(&random, part);
+    for (size_t at = N_TILES * part / n_parts * stride; at < end * stride; at += 8) {
+        uint64_t bits = bl__random_u64(&random);
+        memcpy(s->tiles + at, &bits, sizeof bits);
+    }
+}
+
+/* One token by each matrix of a few tiles, as model/compute.c has it. */
+static void read_part(void *context, size_t part, size_t n_parts) {
+    const stream *s = context;
+    const bl__kernels *k = s->kernels;
+    size_t stride = stride_of(s->layout), end = N_TILES * (part + 1) / n_parts;
+    float out[UNPACKED_TILES * BL_T2_ROWS];
+    _Alignas(64) uint8_t t2[UNPACKED_TILES * (BL_T2_SCALE_BYTES + COLS / BL_T2_COLS * 64)];
+    for (size_t tile = N_TILES * part / n_parts, n; tile < end; tile += n) {
+        n = bl__min_size(UNPACKED_TILES, end - tile);
+        const uint8_t *tiles = s->tiles + tile * stride;
+        if (s->layout == BL_LAYOUT_T5 && k->t5_gemv) {
+            k->t5_gemv(tiles, n * BL_T2_ROWS, COLS, 0, n, &s->x, out);
+            continue;
+        }
+        if (s->layout == BL_LAYOUT_T5) {
+            k->t5_unpack(tiles, COLS, 0, n, t2);
+            tiles = t2;
+        }
+        k->ternary_gemm(tiles, n * BL_T2_ROWS, COLS, 0, n, &s->x, 1, out, n * BL_T2_ROWS);
+    }
+}
+
+static double seconds_of(bl__pool *pool, stream *s) {
+    double start = bl__seconds_now();
+    bl__pool_run(pool, read_part, s, (size_t)bl__pool_threads(pool) * 4);
+    return bl__seconds_now() - start;
+}
+
+/* Seconds for one token by all weights of T2 and of T5, the best of a few passes. False when memory
+ * is short. */
+static bool measure(bl__pool *pool, double *seconds_t2, double *seconds_t5) {
+    int8_t q[COLS];
+    float step = 1.0f;
+    int32_t sum = 0;
+    stream streams[2];
+    double best[2];
+    for (size_t i = 0; i < COLS; i++)
+        sum += q[i] = (int8_t)(i * 37 % 255 - 127);
+    for (size_t l = 0; l < 2; l++) {
+        bl__layout layout = l ? BL_LAYOUT_T5 : BL_LAYOUT_T2;
+        streams[l] = (stream){bl__kernels_get(),
+                              layout,
+                              bl__malloc(N_TILES * stride_of(layout)),
+                              {q, COLS, &step, &sum}};
+    }
+    bool is_measured = streams[0].tiles && streams[1].tiles;
+    for (size_t l = 0; is_measured && l < 2; l++)
+        bl__pool_run(pool, fill_part, &streams[l], bl__pool_threads(pool));
+    for (size_t pass = 0; is_measured && pass < N_PASSES; pass++)
+        for (size_t l = 0; l < 2; l++) { /* in turn: other work meets both */
+            double t = seconds_of(pool, &streams[l]);
+            best[l] = pass == 0 || t < best[l] ? t : best[l];
+        }
+    bl__free(streams[0].tiles);
+    bl__free(streams[1].tiles);
+    if (is_measured) {
+        *seconds_t2 = best[0];
+        *seconds_t5 = best[1];
+    }
+    return is_measured;
+}
+
+bl__layout bl__native_fastest(bl__pool *pool, uint64_t n_weights) {
+    bl__layout rule = bl__layout_choose_native(false, n_weights);
+    double t2, t5;
+    if (rule != BL_LAYOUT_T5 || !measure(pool, &t2, &t5))
+        return rule;
+    return t5 <= t2 * T5_MAY_TAKE ? BL_LAYOUT_T5 : BL_LAYOUT_T2;
+}
