@@ -17,6 +17,7 @@ struct bl__pool {
     uint32_t n_threads;
     uint32_t n_started;
     pthread_t *workers;
+    atomic_uint n_numbered; /* workers that have an index */
 
     /* The job in hand. A thread reads these only after it has taken a part, and they do not change
      * before every part taken is done. */
@@ -34,6 +35,12 @@ struct bl__pool {
     pthread_cond_t wake; /* a new job, or stopping */
     pthread_cond_t done; /* the last part of a job is done */
 };
+
+static _Thread_local uint32_t own_index;
+
+uint32_t bl__pool_thread(void) {
+    return own_index;
+}
 
 static inline void relax(void) {
 #if defined(__x86_64__)
@@ -93,6 +100,7 @@ static uint32_t wait_for_job(bl__pool *pool, uint32_t seen) {
 static void *worker_main(void *argument) {
     bl__pool *pool = argument;
     uint32_t seen = 0;
+    own_index = atomic_fetch_add(&pool->n_numbered, 1) + 1;
     while (!atomic_load(&pool->stopping)) {
         seen = wait_for_job(pool, seen);
         run_parts(pool, seen);
@@ -124,12 +132,8 @@ static void wait_until_done(bl__pool *pool) {
     pthread_mutex_unlock(&pool->mutex);
 }
 
-void bl__pool_run(bl__pool *pool, bl__part_fn fn, void *context, size_t n_parts) {
-    if (!pool || pool->n_started == 0 || n_parts < 2 || n_parts > UINT32_MAX) {
-        for (size_t part = 0; part < n_parts; part++)
-            fn(context, part, n_parts);
-        return;
-    }
+/* Hands the parts out; the caller takes some. */
+static void run_job(bl__pool *pool, bl__part_fn fn, void *context, size_t n_parts) {
     uint32_t job = job_of(atomic_load(&pool->ticket)) + 1;
     pool->fn = fn;
     pool->context = context;
@@ -139,6 +143,17 @@ void bl__pool_run(bl__pool *pool, bl__part_fn fn, void *context, size_t n_parts)
     wake_workers(pool);
     run_parts(pool, job);
     wait_until_done(pool);
+}
+
+void bl__pool_run(bl__pool *pool, bl__part_fn fn, void *context, size_t n_parts) {
+    uint32_t before = own_index; /* the caller may be a worker of another pool */
+    own_index = 0;
+    if (pool && pool->n_started > 0 && n_parts > 1 && n_parts <= UINT32_MAX)
+        run_job(pool, fn, context, n_parts);
+    else
+        for (size_t part = 0; part < n_parts; part++)
+            fn(context, part, n_parts);
+    own_index = before;
 }
 
 /* Best effort: a system that refuses leaves the thread where it is. */

@@ -27,5 +27,8 @@ uint32_t bl__pool_threads(const bl__pool *pool); /* 1 for a NULL pool */
  * that are free, and returns when all are done. Allocates nothing. A NULL pool runs them here.
  * One caller at a time; fn must not call bl__pool_run on the same pool. */
 void bl__pool_run(bl__pool *pool, bl__part_fn fn, void *context, size_t n_parts);
+/* In a part: the thread that does it, 0 ... bl__pool_threads() - 1, 0 being the caller. Memory that
+ * belongs to a thread is still in its core's cache when the next part takes it. */
+uint32_t bl__pool_thread(void);
 
 #endif
