@@ -5,10 +5,12 @@ usage: bench/train_vs_torch.py [--program build/tests/unit_network] [--threads 2
                                [--steps 4] REFERENCE
 
 REFERENCE is a folder with reference_model.py, a PyTorch model `LM` of the trainer's graph. Each
-round runs ours, then PyTorch eager and compiled (bfloat16 autocast), one after the other; the table
-has the median over rounds of each one's best step and of the ratios within rounds.
+round runs ours, with gradients in bfloat16 and in int8, then PyTorch eager and compiled (bfloat16
+autocast), one after the other; the table has the median over rounds of each one's best step and of
+the ratios within rounds.
 """
 import argparse
+import itertools
 import re
 import statistics
 import subprocess
@@ -76,14 +78,14 @@ def main():
 
     print(f"PyTorch {torch.__version__}, {arguments.threads} threads, {ROWS} x {TOKENS} tokens, "
           f"medians of {arguments.rounds} rounds")
-    print("| model | ours, tokens/s | eager | compiled | ours / eager | ours / compiled |")
-    print("|---|---|---|---|---|---|")
-    for size in SIZES:
-        mine = speeds[size, "ours"]
-        row = [f"{statistics.median(speeds[size, k]):.0f}" for k in ("ours", "eager", "compiled")]
-        row += [f"{statistics.median(a / b for a, b in zip(mine, speeds[size, k])):.2f}"
-                for k in ("eager", "compiled")]
-        print(f"| {size} | " + " | ".join(row) + " |")
+    print("| model | gradients | ours, tokens/s | eager | compiled | ours / eager | ours / compiled |")
+    print("|---|---|---|---|---|---|---|")
+    for size, gradients in itertools.product(SIZES, ("bfloat16", "int8")):
+        mine = speeds[size + "-int8" * (gradients == "int8"), "ours"]
+        peers = [speeds[size, kind] for kind in ("eager", "compiled")]
+        row = [f"{statistics.median(s):.0f}" for s in (mine, *peers)]
+        row += [f"{statistics.median(a / b for a, b in zip(mine, peer)):.2f}" for peer in peers]
+        print(f"| {size} | {gradients} | " + " | ".join(row) + " |")
 
 
 if __name__ == "__main__":

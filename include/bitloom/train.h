@@ -86,7 +86,7 @@ struct bl_train_report {
     bl_train_size sizes[BL_TRAIN_MAX_SIZES]; /* [n_sizes] */
     size_t n_sizes;
     double seconds;       /* of all parts of the run together */
-    char compute[64];     /* what float products were computed in: "bf16 avx512bf16" */
+    char compute[64];     /* what products were computed in: "bf16 avx512bf16" */
     uint32_t n_processes; /* that shared the run */
     uint32_t process;     /* which of them this one is */
 };

@@ -37,6 +37,7 @@ _bitloom() {
         train:--recipe) mapfile -t COMPREPLY < <(compgen -W "b1.58 bitnet" -- "$cur"); return ;;
         train:--weights)
             mapfile -t COMPREPLY < <(compgen -W "ternary binary float" -- "$cur"); return ;;
+        train:--precision) mapfile -t COMPREPLY < <(compgen -W "auto float32 bf16 int8" -- "$cur"); return ;;
         train:--memory) mapfile -t COMPREPLY < <(compgen -W "store recompute" -- "$cur"); return ;;
         plot:--x) mapfile -t COMPREPLY < <(compgen -W "tokens step seconds" -- "$cur"); return ;;
         *:--sparsity) mapfile -t COMPREPLY < <(compgen -W "auto on off" -- "$cur"); return ;;
@@ -85,7 +86,7 @@ _bitloom() {
         train)
             options+=" -o --output --out --resume -t --threads --json -q --quiet --data --tokenizer"
             options+=" --from --teacher --lambda-steps --preset --recipe --weights --groups --tensor-parallel"
-            options+=" --memory --steps --rows --tokens --accumulate --lr --rate -s --seed --set"
+            options+=" --precision --memory --steps --rows --tokens --accumulate --lr --rate -s --seed --set"
             options+=" --export --masters" ;;
         plot) options+=" -o --output --title --x --top -q --quiet" ;;
         tokenizer)

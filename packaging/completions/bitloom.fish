@@ -133,6 +133,7 @@ complete -c bitloom -n '__fish_seen_subcommand_from train' -l teacher -r -d 'mod
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l lambda-steps -x -d 'steps in which quantization comes in'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l recipe -x -a 'b1.58 bitnet' -d 'published schedule'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l weights -x -a 'ternary binary onebit float' -d 'kind of linear weights'
+complete -c bitloom -n '__fish_seen_subcommand_from train' -l precision -x -a 'auto float32 bf16 int8' -d 'what gradients are multiplied in'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l memory -x -a 'store recompute' -d 'what becomes of activations'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l groups -x -d 'groups of each linear'
 complete -c bitloom -n '__fish_seen_subcommand_from train' -l tensor-parallel -x -d 'processes that share one network'

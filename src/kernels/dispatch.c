@@ -23,7 +23,7 @@ static const level levels[] = {
 #if defined(__x86_64__)
     {"avx2", BL_CPU_AVX2 | BL_CPU_FMA | BL_CPU_F16C, bl__kernels_fill_avx2, bl__train_fill_avx2},
     {"avxvnni", BL_CPU_AVXVNNI | BL_CPU_AVX2 | BL_CPU_FMA | BL_CPU_F16C, bl__kernels_fill_avxvnni,
-     NULL},
+     bl__train_fill_avxvnni},
     {"avx512", BL_CPU_AVX512F | BL_CPU_AVX512BW | BL_CPU_AVX512DQ | BL_CPU_AVX512VL, NULL, NULL},
     {"avx512vnni",
      BL_CPU_AVX2 | BL_CPU_FMA | BL_CPU_F16C | BL_CPU_AVX512F | BL_CPU_AVX512BW | BL_CPU_AVX512DQ |
@@ -43,7 +43,7 @@ static const level levels[] = {
      bl__kernels_fill_amx, NULL},
 #elif defined(__aarch64__)
     {"neon", BL_CPU_NEON, bl__kernels_fill_neon, bl__train_fill_neon},
-    {"dotprod", BL_CPU_NEON | BL_CPU_DOTPROD, bl__kernels_fill_dotprod, NULL},
+    {"dotprod", BL_CPU_NEON | BL_CPU_DOTPROD, bl__kernels_fill_dotprod, bl__train_fill_dotprod},
     {"i8mm", BL_CPU_NEON | BL_CPU_DOTPROD | BL_CPU_I8MM, bl__kernels_fill_i8mm, NULL},
 #endif
 };

@@ -33,6 +33,7 @@ void bl__kernels_fill_amx(bl__kernels *table);
 const char *bl__amx_fails(void);
 void bl__kernels_fill_avx512vbmi(bl__kernels *table);
 void bl__train_fill_avx2(bl__train_kernels *table);
+void bl__train_fill_avxvnni(bl__train_kernels *table);
 void bl__train_fill_avx512vnni(bl__train_kernels *table);
 void bl__train_fill_avx512bf16(bl__train_kernels *table);
 #elif defined(__aarch64__)
@@ -46,6 +47,7 @@ void bl__skip_fill_dotprod(bl__kernels *table);
 void bl__kernels_fill_dotprod(bl__kernels *table);
 void bl__kernels_fill_i8mm(bl__kernels *table);
 void bl__train_fill_neon(bl__train_kernels *table);
+void bl__train_fill_dotprod(bl__train_kernels *table);
 #endif
 
 /* Probes: see probe.h. */

@@ -8,6 +8,12 @@
  *     float32, two terms at a time; what C holds is added first or last. A processor may round
  *     differently inside a pair and may take subnormals for zero; |error| <= 2^-22 * sum |a b| per
  *     pair added.
+ *   - An int8 product rounds its left operand to int8 while packing, 64 values of k at a time, each
+ *     such block with a step of its own: step = max |x| / 127, q = round(x * (127 / max |x|)), half
+ *     to even; blocks whose max |x| is below 1e-30 are zero, those with a NaN or an infinity have
+ *     the step NaN. (Per-block rounding of gradients: Jetfire, arXiv 2403.12422.) Its right operand
+ *     is int8 already. Sums over a block are exact, and are added to an element of C block after
+ *     block, C = fma(sum, step, C): the same bits on every machine.
  *   - The loops are the same plain C compiled for each level, without contraction: the same bits.
  */
 #ifndef BL_KERNELS_TRAIN_KERNELS_H
@@ -34,26 +40,31 @@ typedef struct bl__score_block {
     size_t panel_bytes;
 } bl__score_block;
 
-/* C[m][n] = A[m][k] B[k][n], or C += A B. A unit is 4 bytes: `group` (1 float32, 2 bfloat16)
- * values that follow each other in k; the last one is filled up with zeros.
+/* C[m][n] = A[m][k] B[k][n], or C += A B. A unit is 4 bytes: `group` (1 float32, 2 bfloat16, 4
+ * int8) values that follow each other in k; the last one is filled up with zeros. `block` values of
+ * k take `block_units` units: as many as the values need, or for int8 two more, which A has its
+ * step and -128 times the sum of its values in, and the last block is a whole one.
  *
- *     rows:    unit[m][ceil(k/group)], a row at a time     the A operand
- *     panels:  unit[ceil(n/panel)][ceil(k/group)][panel]   the B operand, columns past n zero; and
- *                                                          one panel of M[k][m] is A = M^T as well
- */
+ *     rows:    unit[m][units]                     the A operand, a row at a time
+ *     panels:  unit[ceil(n/panel)][units][panel]  the B operand, columns past n zero; and one panel
+ *                                                 of M[k][m] is A = M^T as well
+ *
+ * In int8 floats are packed as A only and int8 as B only, which knows no pack_panels_t and no
+ * softmax. */
 typedef struct bl__gemm {
     const char *name; /* "bf16 avx512bf16" */
-    size_t group, panel;
+    size_t group, panel, block, block_units;
 
-    /* out: unit[ceil(k/group)] = x[k] * scale. */
+    /* out: unit[units] = x[k] * scale. */
     void (*pack_row)(const float *x, size_t k, float scale, void *out);
 
     /* b[k][n], ldb values apart, row i times scale[i] (NULL: ones), into panels that start
      * panel_bytes apart. A matrix may be packed in pieces of k, each but the last a multiple of
-     * group, the next ceil(k/group) * panel units further on. */
+     * block, the next units * panel units further on. */
     void (*pack_panels)(const float *b, size_t ldb, size_t k, size_t n, const float *scale,
                         void *out, size_t panel_bytes);
-    /* The same from int8, exact, without scales. */
+    /* The same from int8, exact, without scales; pieces that do not cross the end of a block may be
+     * multiples of group. */
     void (*pack_panels_i8)(const int8_t *b, size_t ldb, size_t k, size_t n, void *out,
                            size_t panel_bytes);
     /* The same from the transposed matrix b[n][k]; one whole k. */
@@ -61,8 +72,8 @@ typedef struct bl__gemm {
                           size_t panel_bytes);
 
     /* One panel: c[m][n], ldc apart, n <= panel. Unit g of row i of A lies at
-     * a + i * a_row + g * a_unit (bytes); n_units = ceil(k/group). next: the panel of as many units
-     * that will be read after b, fetched meanwhile, or NULL; only a hint. */
+     * a + i * a_row + g * a_unit (bytes); n_units: of whole blocks. next: the panel of as many
+     * units that will be read after b, fetched meanwhile, or NULL; only a hint. */
     void (*multiply)(const void *a, size_t a_row, size_t a_unit, const void *b, size_t n_units,
                      float *c, size_t ldc, size_t m, size_t n, bool accumulate, const void *next);
 
@@ -85,7 +96,7 @@ typedef struct bl__adamw_step {
 
 typedef struct bl__train_kernels {
     const char *level;
-    bl__gemm float32, bf16;
+    bl__gemm float32, bf16, int8;
     bool native_bf16; /* the processor multiplies bfloat16: bf16 is faster than float32 */
 
     /* max x[n]; n >= 1. */

@@ -130,6 +130,161 @@ static inline void pack_panels_t(int kind, size_t panel, const float *b, size_t 
     }
 }
 
+/* ---- packing for int8 products ---- */
+
+enum { INT8_BLOCK = 64, INT8_VALUE_UNITS = INT8_BLOCK / 4, INT8_UNITS = INT8_VALUE_UNITS + 2 };
+
+/* What the values of a block have in common, from the bits of the largest |x|: integers compare as
+ * floats do, and a NaN is above them all. */
+static inline void int8_step(uint32_t max_bits, float *step, float *inverse) {
+    float max = bl__bits_f32(max_bits);
+    bool is_zero = max < 1e-30f, is_finite = max_bits < 0x7f800000u;
+    *step = is_finite ? (is_zero ? 0.0f : max / 127.0f) : NAN;
+    *inverse = is_zero || !is_finite ? 0.0f : 127.0f / max;
+}
+
+/* x rounded to an integer, half to even, of |x| <= 127; anything where x is a NaN. */
+static inline int32_t round_small(float x) {
+    return (int32_t)(bl__f32_bits(x + 12582912.0f) - 0x4b400000u);
+}
+
+static inline uint32_t max_bits(uint32_t max, float x) {
+    uint32_t bits = bl__f32_bits(x) & 0x7fffffffu;
+    return bits > max ? bits : max;
+}
+
+static inline void pack_row_int8(const float *x, size_t k, float scale, void *out) {
+    uint32_t *to = out;
+    for (size_t at = 0; at < k; at += INT8_BLOCK, to += INT8_UNITS) {
+        float values[INT8_BLOCK] = {0}, step, inverse;
+        int8_t q[INT8_BLOCK];
+        int32_t sum = 0;
+        uint32_t max = 0;
+        size_t n = k - at < INT8_BLOCK ? k - at : INT8_BLOCK;
+        for (size_t i = 0; i < n; i++)
+            values[i] = x[at + i] * scale;
+        for (size_t i = 0; i < INT8_BLOCK; i++)
+            max = max_bits(max, values[i]);
+        int8_step(max, &step, &inverse);
+        for (size_t i = 0; i < INT8_BLOCK; i++) {
+            int32_t rounded = round_small(values[i] * inverse);
+            q[i] = (int8_t)rounded;
+            sum += (int8_t)rounded;
+        }
+        memcpy(to, q, sizeof q);
+        to[INT8_VALUE_UNITS] = bl__f32_bits(step);
+        to[INT8_VALUE_UNITS + 1] = (uint32_t)(-128 * sum);
+    }
+}
+
+/* One block of one panel: n <= panel columns, k <= INT8_BLOCK rows. `panel` is a constant after
+ * inlining, at most 32. */
+static inline void pack_block_int8(size_t panel, const float *b, size_t ldb, size_t k, size_t n,
+                                   const float *scale, uint32_t *to) {
+    float x[INT8_BLOCK][32], step[32], inverse[32];
+    uint32_t max[32] = {0};
+    int32_t sum[32] = {0};
+    for (size_t i = 0; i < INT8_BLOCK; i++) {
+        float factor = scale && i < k ? scale[i] : 1.0f;
+        for (size_t j = 0; n == panel && i < k && j < panel; j++)
+            x[i][j] = b[i * ldb + j] * factor;
+        for (size_t j = 0; n < panel && i < k && j < panel; j++)
+            x[i][j] = j < n ? b[i * ldb + j] * factor : 0.0f;
+        for (size_t j = 0; i >= k && j < panel; j++)
+            x[i][j] = 0.0f;
+        for (size_t j = 0; j < panel; j++)
+            max[j] = max_bits(max[j], x[i][j]);
+    }
+    for (size_t j = 0; j < panel; j++)
+        int8_step(max[j], &step[j], &inverse[j]);
+    for (size_t i = 0; i < INT8_BLOCK; i += 4, to += panel)
+        for (size_t j = 0; j < panel; j++) {
+            int32_t q[4];
+            for (size_t p = 0; p < 4; p++)
+                q[p] = (int8_t)round_small(x[i + p][j] * inverse[j]);
+            sum[j] += q[0] + q[1] + q[2] + q[3];
+            to[j] = ((uint32_t)q[0] & 255u) | ((uint32_t)q[1] & 255u) << 8 |
+                    ((uint32_t)q[2] & 255u) << 16 | (uint32_t)q[3] << 24;
+        }
+    for (size_t j = 0; j < panel; j++) {
+        to[j] = bl__f32_bits(step[j]);
+        to[panel + j] = (uint32_t)(-128 * sum[j]);
+    }
+}
+
+static inline void pack_panels_int8(size_t panel, const float *b, size_t ldb, size_t k, size_t n,
+                                    const float *scale, void *out, size_t panel_bytes) {
+    for (size_t j = 0; j < n; j += panel, out = (char *)out + panel_bytes) {
+        uint32_t *to = out;
+        for (size_t i = 0; i < k; i += INT8_BLOCK, to += INT8_UNITS * panel)
+            pack_block_int8(panel, b + i * ldb + j, ldb, k - i < INT8_BLOCK ? k - i : INT8_BLOCK,
+                            n - j < panel ? n - j : panel, scale ? scale + i : NULL, to);
+    }
+}
+
+/* Up to four rows of B as one unit row: values + 128, zero where there are none. */
+static inline void pack_unit_row_u8(size_t panel, const int8_t *b, size_t ldb, size_t k, size_t n,
+                                    uint32_t *to) {
+    static const int8_t none[32] = {-128, -128, -128, -128, -128, -128, -128, -128,
+                                    -128, -128, -128, -128, -128, -128, -128, -128,
+                                    -128, -128, -128, -128, -128, -128, -128, -128,
+                                    -128, -128, -128, -128, -128, -128, -128, -128};
+    const int8_t *row[4];
+    for (size_t p = 0; p < 4; p++)
+        row[p] = p < k ? b + p * ldb : none;
+    for (size_t j = 0; j < n; j++)
+        to[j] = ((uint32_t)(uint8_t)row[0][j] | (uint32_t)(uint8_t)row[1][j] << 8 |
+                 (uint32_t)(uint8_t)row[2][j] << 16 | (uint32_t)(uint8_t)row[3][j] << 24) ^
+                0x80808080u;
+    for (size_t j = n; j < panel; j++)
+        to[j] = 0;
+}
+
+static inline void pack_panels_u8(size_t panel, const int8_t *b, size_t ldb, size_t k, size_t n,
+                                  void *out, size_t panel_bytes) {
+    for (size_t j = 0; j < n; j += panel, out = (char *)out + panel_bytes) {
+        uint32_t *to = out;
+        for (size_t i = 0; i < k; i += 4, to += panel) {
+            if (i && i % INT8_BLOCK == 0)
+                to += 2 * panel;
+            if (n - j >= panel)
+                pack_unit_row_u8(panel, b + i * ldb + j, ldb, k - i, panel, to);
+            else
+                pack_unit_row_u8(panel, b + i * ldb + j, ldb, k - i, n - j, to);
+        }
+    }
+}
+
+/* One row of A: c[n] = or += its products with a panel. */
+static inline void multiply_row_int8(size_t panel, const char *a, size_t a_unit, const char *b,
+                                     size_t n_units, float *c, size_t n, bool accumulate) {
+    float total[32] = {0};
+    memcpy(total, c, accumulate ? n * sizeof *c : 0);
+    for (size_t at = 0; at < n_units; at += INT8_UNITS) {
+        int32_t sum[32], bias;
+        float step;
+        memcpy(&step, a + INT8_VALUE_UNITS * a_unit, sizeof step);
+        memcpy(&bias, a + (INT8_VALUE_UNITS + 1) * a_unit, sizeof bias);
+        for (size_t j = 0; j < panel; j++)
+            sum[j] = bias;
+        for (size_t g = 0; g < INT8_VALUE_UNITS; g++, a += a_unit, b += 4 * panel) {
+            int8_t q[4];
+            memcpy(q, a, sizeof q);
+            for (size_t j = 0; j < panel; j++) {
+                uint32_t unit;
+                memcpy(&unit, b + 4 * j, sizeof unit);
+                sum[j] += q[0] * (int32_t)(unit & 255u) + q[1] * (int32_t)(unit >> 8 & 255u) +
+                          q[2] * (int32_t)(unit >> 16 & 255u) + q[3] * (int32_t)(unit >> 24);
+            }
+        }
+        for (size_t j = 0; j < panel; j++)
+            total[j] = fmaf((float)sum[j], step, total[j]);
+        a += (INT8_UNITS - INT8_VALUE_UNITS) * a_unit;
+        b += (INT8_UNITS - INT8_VALUE_UNITS) * 4 * panel;
+    }
+    memcpy(c, total, n * sizeof *c);
+}
+
 /* ---- loops ---- */
 
 static float max_loop(const float *x, size_t n) {
@@ -427,6 +582,36 @@ static inline void softmax_backward_block(int kind, size_t panel, const bl__scor
     }                                                                                              \
     static void softmax_backward_##name(const bl__score_block *b) {                                \
         softmax_backward_block(kind, panel, b);                                                    \
+    }
+
+/* The same for int8. */
+#define PACKERS_INT8(width)                                                                        \
+    static void pack_panels_of_int8(const float *b, size_t ldb, size_t k, size_t n,                \
+                                    const float *scale, void *out, size_t panel_bytes) {           \
+        pack_panels_int8(width, b, ldb, k, n, scale, out, panel_bytes);                            \
+    }                                                                                              \
+    static void pack_panels_i8_int8(const int8_t *b, size_t ldb, size_t k, size_t n, void *out,    \
+                                    size_t panel_bytes) {                                          \
+        pack_panels_u8(width, b, ldb, k, n, out, panel_bytes);                                     \
+    }                                                                                              \
+    static inline bl__gemm gemm_int8(const char *name) {                                           \
+        return (bl__gemm){.name = name,                                                            \
+                          .group = 4,                                                              \
+                          .panel = width,                                                          \
+                          .block = INT8_BLOCK,                                                     \
+                          .block_units = INT8_UNITS,                                               \
+                          .pack_row = pack_row_int8,                                               \
+                          .pack_panels = pack_panels_of_int8,                                      \
+                          .pack_panels_i8 = pack_panels_i8_int8};                                  \
+    }
+#define MULTIPLY_INT8(width)                                                                       \
+    static void multiply_loop_int8(const void *a, size_t a_row, size_t a_unit, const void *b,      \
+                                   size_t n_units, float *c, size_t ldc, size_t m, size_t n,       \
+                                   bool accumulate, const void *next) {                            \
+        (void)next;                                                                                \
+        for (size_t i = 0; i < m; i++)                                                             \
+            multiply_row_int8(width, (const char *)a + i * a_row, a_unit, b, n_units, c + i * ldc, \
+                              n, accumulate);                                                      \
     }
 
 static inline void fill_loops(bl__train_kernels *table) {

@@ -216,14 +216,14 @@ static void forward_part(void *context, size_t part, size_t n_parts) {
     slice *s = context;
     size_t n = count_items(s);
     for (size_t i = n * part / n_parts; i < n * (part + 1) / n_parts; i++)
-        forward_item(s, i, &s->net->scratch[part]);
+        forward_item(s, i, own_scratch(s->net));
 }
 
 static void backward_part(void *context, size_t part, size_t n_parts) {
     slice *s = context;
     size_t n = count_items(s);
     for (size_t i = n * part / n_parts; i < n * (part + 1) / n_parts; i++)
-        backward_item(s, i, &s->net->scratch[part]);
+        backward_item(s, i, own_scratch(s->net));
 }
 
 void bl__attention_forward(slice *s) {

@@ -202,21 +202,19 @@ static void forward_from_down(const block *b) {
 
 /* ---- backward ---- */
 
-/* From the gradient of down's input to those of gate and up, packed for their products. */
-static void activation_backward(const block *b, const float *dg) {
+/* From the gradient of down's input to those of gate and up. */
+static void activation_backward(const block *b, const float *dg, float *dgate, float *dup) {
     bl__network *net = b->net;
     scratch *w = b->w;
-    size_t ffn = net->config.ffn_dim, row_bytes = units_of(net->gemm, ffn) * 4;
+    size_t ffn = net->config.ffn_dim;
     const float *gate = b->l->gate + b->t * ffn, *up = b->l->up + b->t * ffn;
     if (net->config.sub_norms) {
-        activate(b, gate, up, w->b);
-        normalize_backward(b, INPUT_DOWN, dg, w->b, false, w->c);
+        activate(b, gate, up, dgate);
+        normalize_backward(b, INPUT_DOWN, dg, dgate, false, w->c);
         dg = w->c;
     }
     (net->config.relu2 ? net->loops->relu2_glu_backward
-                       : net->loops->silu_glu_backward)(dg, gate, up, b->n * ffn, w->b, w->d);
-    bl__gradient_pack(b->s, w, LINEAR_GATE, w->b, b->t, b->n, (char *)w->rows + b->at * row_bytes);
-    bl__gradient_pack(b->s, w, LINEAR_UP, w->d, b->t, b->n, (char *)w->up_rows + b->at * row_bytes);
+                       : net->loops->silu_glu_backward)(dg, gate, up, b->n * ffn, dgate, dup);
 }
 
 /* dz[n][dim]: of what gate and up read; scratch->a may be it. */
@@ -227,8 +225,11 @@ static void ffn_backward(const block *b, float *dz) {
                         w->a, false);
     for (size_t i = 0; i < b->n; i += PIECE_TOKENS) {
         block piece = piece_of(b, i);
-        activation_backward(&piece, w->a + i * net->config.ffn_dim);
+        size_t at = i * net->config.ffn_dim;
+        activation_backward(&piece, w->a + at, w->b + at, w->d + at);
     }
+    bl__gradient_pack(b->s, w, LINEAR_GATE, w->b, b->t, b->n, w->rows);
+    bl__gradient_pack(b->s, w, LINEAR_UP, w->d, b->t, b->n, w->up_rows);
     bl__gradient_multiply(b->s, LINEAR_GATE, w->rows, b->n, dz, false);
     bl__gradient_multiply(b->s, LINEAR_UP, w->up_rows, b->n, dz, true);
 }
@@ -312,7 +313,7 @@ static void run_blocks(void *context, size_t part, size_t n_parts) {
     bl__network *net = s->net;
     size_t n = ceil_div(s->n_tokens, BLOCK_TOKENS);
     for (size_t i = n * part / n_parts; i < n * (part + 1) / n_parts; i++) {
-        block b = {.s = s, .net = net, .l = &net->layers[s->index], .w = &net->scratch[part]};
+        block b = {.s = s, .net = net, .l = &net->layers[s->index], .w = own_scratch(net)};
         b.index = i;
         b.t = i * BLOCK_TOKENS;
         b.n = bl__min_size(BLOCK_TOKENS, s->n_tokens - b.t);

@@ -47,9 +47,9 @@ typedef struct linear {
     void *forward;  /* panels of W^T [cols][rows]; NULL unless floats, or blended with them */
     void *backward; /* panels of W [rows][group_cols] of each column group: codes, or floats */
     void *exact;    /* as forward, float32 whatever the precision */
-    size_t forward_panel, backward_panel, exact_panel; /* bytes */
-    size_t group_tiles, group_backward;                /* bytes of one column group */
-    const bl__param *in_vector, *out_vector;           /* of onebit linears, else NULL */
+    size_t forward_panel, exact_panel;       /* bytes */
+    size_t group_tiles;                      /* bytes of one column group */
+    const bl__param *in_vector, *out_vector; /* of onebit linears, else NULL */
     uint8_t *signs; /* of these: bits of the weights of each row, as they were packed last */
 } linear;
 
@@ -87,7 +87,7 @@ typedef struct layer {
 
 typedef struct bl__relations bl__relations;
 
-/* What one part of a job works in. */
+/* What one thread works in; nothing in it outlives a part of a job. */
 typedef struct scratch {
     float *a, *b, *c, *d;  /* float[BLOCK_TOKENS][max_cols] */
     void *rows, *up_rows;  /* unit[BLOCK_TOKENS][max_cols / group] */
@@ -108,7 +108,9 @@ struct bl__network {
     bl__pool *pool;
     const bl__kernels *kernels;
     const bl__train_kernels *loops;
-    const bl__gemm *gemm;
+    const bl__gemm *gemm;       /* of floats */
+    const bl__gemm *codes_gemm; /* of gradients with codes and quantized inputs */
+    char compute[64];
 
     size_t n_params;
     bl__param *params;
@@ -119,7 +121,7 @@ struct bl__network {
     size_t slice_tokens;         /* that buffers hold */
     size_t activation_bytes;     /* of the layers */
     size_t n_parts;
-    scratch *scratch; /* [n_parts] */
+    scratch *scratch; /* [threads] */
     size_t score_stride;
     float *cosines, *sines; /* float[context][head_dim / 2] */
 
@@ -182,7 +184,15 @@ static inline bool uses_codes(const bl__network *net) {
 }
 /* 4-byte units that k values take, and bytes of one panel of so many. */
 static inline size_t units_of(const bl__gemm *gemm, size_t k) {
-    return ceil_div(k, gemm->group);
+    return ceil_div(k, gemm->block) * gemm->block_units;
+}
+/* Where value k begins among the units: a multiple of group. */
+static inline size_t unit_at(const bl__gemm *gemm, size_t k) {
+    return k / gemm->block * gemm->block_units + k % gemm->block / gemm->group;
+}
+/* What linears' gradients multiply in now. */
+static inline const bl__gemm *backward_gemm(const bl__network *net) {
+    return uses_codes(net) ? net->codes_gemm : net->gemm;
 }
 static inline size_t panel_bytes(const bl__gemm *gemm, size_t k) {
     return units_of(gemm, k) * gemm->panel * 4;
@@ -203,13 +213,14 @@ static inline const void *forward_panels(const slice *s, const linear *l) {
 static inline size_t forward_panel_bytes(const slice *s, const linear *l) {
     return s->gemm == s->net->gemm ? l->forward_panel : l->exact_panel;
 }
-/* Panels over the tokens of a slice are this far apart, however many tokens it has. */
+/* Panels of gradients and inputs over the tokens of a slice are this far apart, however many tokens
+ * it has. */
 static inline size_t token_panel(const bl__network *net) {
-    return panel_bytes(net->gemm, net->slice_tokens + TOKEN_PAD);
+    return panel_bytes(backward_gemm(net), net->slice_tokens + TOKEN_PAD);
 }
-/* Where the tokens from t on begin in such panels; t is a multiple of group. */
-static inline void *at_token(const bl__network *net, void *panels, size_t t) {
-    return (char *)panels + t / net->gemm->group * net->gemm->panel * 4;
+/* Where value k of each panel begins; k is a multiple of group. */
+static inline void *panels_at(const bl__gemm *gemm, void *panels, size_t k) {
+    return (char *)panels + unit_at(gemm, k) * gemm->panel * 4;
 }
 /* The first token of its row that token t of the slice sees. */
 static inline size_t first_seen(const slice *s, size_t t) {
@@ -217,7 +228,7 @@ static inline size_t first_seen(const slice *s, size_t t) {
 }
 /* Bytes of panels over the tokens of a slice, of n columns. */
 static inline size_t token_panels(const bl__network *net, size_t n) {
-    return ceil_div(n, net->gemm->panel) * token_panel(net);
+    return ceil_div(n, backward_gemm(net)->panel) * token_panel(net);
 }
 /* The same over the tokens of a chunk of the head's. */
 static inline size_t chunk_panel(const bl__network *net) {
@@ -228,7 +239,12 @@ bl__param *bl__layer_param(const bl__network *net, size_t index, size_t which);
 /* Sums net->sums over processes. */
 void bl__sum_over_processes(const slice *s);
 
-/* Runs fn for parts of n items, each part with scratch of its own; the time counts for `phase`. */
+/* The scratch of the thread that does a part. */
+static inline scratch *own_scratch(const bl__network *net) {
+    return &net->scratch[bl__pool_thread()];
+}
+
+/* Runs fn for parts of n items; the time counts for `phase`. */
 void bl__run_parts(bl__network *net, bl__phase phase, bl__part_fn fn, void *context,
                    size_t n_items);
 

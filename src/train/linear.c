@@ -28,11 +28,11 @@ enum { UNIT_BLOCK = 256, PANELS_BLOCK = 128 };
 void bl__multiply_rows(const bl__gemm *gemm, const void *rows, size_t row_bytes, size_t m,
                        const void *panels, size_t panel_stride, size_t k, size_t n, float *c,
                        size_t ldc, bool accumulate) {
-    size_t units = units_of(gemm, k);
-    for (size_t at = 0; at < units; at += UNIT_BLOCK) {
+    size_t units = units_of(gemm, k), most = UNIT_BLOCK / gemm->block_units * gemm->block_units;
+    for (size_t at = 0; at < units; at += most) {
         const char *a = (const char *)rows + at * 4;
         const char *b = (const char *)panels + at * gemm->panel * 4;
-        size_t n_units = bl__min_size(UNIT_BLOCK, units - at);
+        size_t n_units = bl__min_size(most, units - at);
         for (size_t j = 0; j < n; j += gemm->panel, b += panel_stride)
             gemm->multiply(a, row_bytes, 4, b, n_units, c + j, ldc, m,
                            bl__min_size(gemm->panel, n - j), accumulate || at > 0,
@@ -44,8 +44,9 @@ void bl__multiply_panels(const bl__gemm *gemm, const void *out, size_t out_strid
                          size_t in_stride, size_t n_tokens, float *c, size_t ldc, size_t m,
                          size_t cols) {
     size_t units = units_of(gemm, n_tokens), unit = gemm->panel * 4;
-    for (size_t at = 0; at < units; at += PANELS_BLOCK) {
-        size_t n_units = bl__min_size(PANELS_BLOCK, units - at);
+    size_t most = PANELS_BLOCK / gemm->block_units * gemm->block_units;
+    for (size_t at = 0; at < units; at += most) {
+        size_t n_units = bl__min_size(most, units - at);
         const char *a = (const char *)out + at * unit;
         for (size_t i = 0; i < m; i += gemm->panel, a += out_stride) {
             const char *b = (const char *)in + at * unit;
@@ -61,6 +62,16 @@ void bl__multiply_panels(const bl__gemm *gemm, const void *out, size_t out_strid
 }
 
 /* ---- the step's weights ---- */
+
+/* Panels of W of a column group, from row `row` on, in the layout of a product; and how far they
+ * are apart. */
+static size_t backward_panel(const bl__gemm *gemm, const linear *l) {
+    return panel_bytes(gemm, l->rows);
+}
+static void *backward_panels(const bl__gemm *gemm, const linear *l, size_t col_group, size_t row) {
+    size_t bytes = ceil_div(l->group_cols, gemm->panel) * backward_panel(gemm, l);
+    return panels_at(gemm, (char *)l->backward + col_group * bytes, row);
+}
 
 static linear *nth_linear(const bl__network *net, size_t i) {
     return &net->layers[i / N_LINEARS].linears[i % N_LINEARS];
@@ -118,6 +129,7 @@ static void make_codes(const bl__network *net, const weight_group *group, const 
  * Returns how many codes changed. */
 static size_t pack_codes(const bl__network *net, scratch *w, const linear *l, size_t col_group,
                          size_t first, size_t n) {
+    const bl__gemm *gemm = backward_gemm(net);
     size_t stride = w->q8.stride, cols = l->group_cols, changed = 0;
     uint8_t *tiles = l->tiles + col_group * l->group_tiles;
     for (size_t i = 0; i < n; i++) {
@@ -132,10 +144,8 @@ static size_t pack_codes(const bl__network *net, scratch *w, const linear *l, si
         memcpy(tile + row % BL_T2_ROWS * 4, &group->gamma, sizeof group->gamma);
     }
     if (l->backward)
-        net->gemm->pack_panels_i8(w->q8.q, stride, n, cols,
-                                  (char *)l->backward + col_group * l->group_backward +
-                                      first / net->gemm->group * net->gemm->panel * 4,
-                                  l->backward_panel);
+        gemm->pack_panels_i8(w->q8.q, stride, n, cols, backward_panels(gemm, l, col_group, first),
+                             backward_panel(gemm, l));
     return changed;
 }
 
@@ -167,9 +177,7 @@ static void pack_floats(const bl__network *net, scratch *w, const linear *l, siz
                         l->forward_panel);
     for (size_t g = 0; l->backward && g < l->col_groups; g++)
         gemm->pack_panels(from + g * l->group_cols, l->cols, n, l->group_cols, NULL,
-                          (char *)l->backward + g * l->group_backward +
-                              first / gemm->group * gemm->panel * 4,
-                          l->backward_panel);
+                          backward_panels(gemm, l, g, first), backward_panel(gemm, l));
 }
 
 /* Chunks of all linears in their order, then those of the head. */
@@ -188,9 +196,9 @@ static void pack_part(void *context, size_t part, size_t n_parts) {
             size_t first = c * ROW_CHUNK, n = bl__min_size(ROW_CHUNK, l->rows - first);
             net->flips[base + c] = l->signs ? bl__onebit_keep_signs(l, first, n) : 0;
             for (size_t g = 0; l->tiles && g < l->col_groups; g++)
-                net->flips[base + c] += pack_codes(net, &net->scratch[part], l, g, first, n);
+                net->flips[base + c] += pack_codes(net, own_scratch(net), l, g, first, n);
             if (!l->tiles || !uses_codes(net)) /* in place of the codes' panels */
-                pack_floats(net, &net->scratch[part], l, first, n);
+                pack_floats(net, own_scratch(net), l, first, n);
         }
         base += n_chunks;
     }
@@ -224,8 +232,8 @@ static void pack_exact_part(void *context, size_t part, size_t n_parts) {
         size_t n_chunks = wanted ? ceil_div(l->rows, ROW_CHUNK) : 0;
         for (size_t c = n_chunks * part / n_parts; c < n_chunks * (part + 1) / n_parts; c++) {
             size_t first = c * ROW_CHUNK, n = bl__min_size(ROW_CHUNK, l->rows - first);
-            gemm->pack_panels_t(float_rows(net, &net->scratch[part], l, first, n), l->cols, l->cols,
-                                n, (char *)l->exact + first / gemm->panel * l->exact_panel,
+            gemm->pack_panels_t(float_rows(net, own_scratch(net), l, first, n), l->cols, l->cols, n,
+                                (char *)l->exact + first / gemm->panel * l->exact_panel,
                                 l->exact_panel);
         }
     }
@@ -270,9 +278,10 @@ static void take_group(const slice *s, scratch *w, input *in, size_t group, cons
     }
     if (!keep)
         return;
+    const bl__gemm *gemm = backward_gemm(net);
     char *panels = (char *)in->panels + group * token_panels(net, cols);
-    net->gemm->pack_panels_i8(q8.q, q8.stride, n_tokens, cols, at_token(net, panels, t),
-                              token_panel(net));
+    gemm->pack_panels_i8(q8.q, q8.stride, n_tokens, cols, panels_at(gemm, panels, t),
+                         token_panel(net));
     memcpy(in->steps + group * net->slice_tokens + t, q8.step, n_tokens * sizeof *in->steps);
 }
 
@@ -300,9 +309,10 @@ static void take_floats(const slice *s, scratch *w, const input *in, const float
         s->gemm->pack_row(x + i * in->cols, in->cols, 1.0f,
                           (char *)w->rows + (at + i) * units_of(s->gemm, in->cols) * 4);
     for (size_t g = 0; keep && g < in->groups; g++)
-        net->gemm->pack_panels(x + g * cols, in->cols, n_tokens, cols, NULL,
-                               at_token(net, (char *)in->panels + g * token_panels(net, cols), t),
-                               token_panel(net));
+        net->gemm->pack_panels(
+            x + g * cols, in->cols, n_tokens, cols, NULL,
+            panels_at(net->gemm, (char *)in->panels + g * token_panels(net, cols), t),
+            token_panel(net));
 }
 
 void bl__input_take(const slice *s, scratch *w, input *in, const float *x, size_t at, size_t t,
@@ -343,28 +353,29 @@ static const unsigned char input_of[N_LINEARS] = {
 /* Packs gamma dy of one token. */
 static void pack_gradient(const bl__network *net, scratch *w, const linear *l, size_t col_group,
                           const float *dy, void *out) {
+    const bl__gemm *gemm = backward_gemm(net);
     if (l->row_groups == 1 || !uses_codes(net)) {
-        net->gemm->pack_row(dy, l->rows, uses_codes(net) ? l->groups[col_group].gamma : 1.0f, out);
+        gemm->pack_row(dy, l->rows, uses_codes(net) ? l->groups[col_group].gamma : 1.0f, out);
         return;
     }
     memcpy(w->row, dy, l->rows * sizeof *dy);
     size_t n = l->rows / l->row_groups;
     for (size_t g = 0; g < l->row_groups; g++)
         net->loops->scale(w->row + g * n, n, l->groups[g].gamma);
-    net->gemm->pack_row(w->row, l->rows, 1.0f, out);
+    gemm->pack_row(w->row, l->rows, 1.0f, out);
 }
 
 /* dy for the products of a group of columns: rows times gamma, panels times the inputs' steps. */
 static void pack_gradients(const slice *s, scratch *w, size_t which, size_t g, const float *dy,
                            size_t t, size_t n_tokens, void *rows) {
     const bl__network *net = s->net;
-    const bl__gemm *gemm = net->gemm;
+    const bl__gemm *gemm = backward_gemm(net);
     const layer *here = &net->layers[s->index];
     const linear *l = &here->linears[which];
     const float *steps = uses_codes(net) ? here->inputs[input_of[which]].steps : NULL;
     char *out = (char *)net->outputs[which] + g * token_panels(net, l->rows);
     gemm->pack_panels(dy, l->rows, n_tokens, l->rows,
-                      steps ? steps + g * net->slice_tokens + t : NULL, at_token(net, out, t),
+                      steps ? steps + g * net->slice_tokens + t : NULL, panels_at(gemm, out, t),
                       token_panel(net));
     for (size_t i = 0; i < n_tokens; i++)
         pack_gradient(net, w, l, g, dy + i * l->rows,
@@ -373,10 +384,10 @@ static void pack_gradients(const slice *s, scratch *w, size_t which, size_t g, c
 
 static void multiply_gradients(const slice *s, size_t which, size_t g, const void *rows,
                                size_t n_tokens, float *dx, bool accumulate) {
-    const bl__gemm *gemm = s->net->gemm;
+    const bl__gemm *gemm = backward_gemm(s->net);
     const linear *l = &s->net->layers[s->index].linears[which];
     bl__multiply_rows(gemm, rows, units_of(gemm, l->rows) * 4, n_tokens,
-                      (char *)l->backward + g * l->group_backward, l->backward_panel, l->rows,
+                      backward_panels(gemm, l, g, 0), backward_panel(gemm, l), l->rows,
                       l->group_cols, dx + g * l->group_cols, l->cols, accumulate);
 }
 
@@ -406,15 +417,15 @@ static void add_gradient(const slice *s, size_t which, size_t p, size_t n) {
     const bl__network *net = s->net;
     const layer *here = &net->layers[s->index];
     const linear *l = &here->linears[which];
-    size_t first = p * net->gemm->panel, m = bl__min_size(n * net->gemm->panel, l->rows - first);
+    const bl__gemm *gemm = backward_gemm(net);
+    size_t first = p * gemm->panel, m = bl__min_size(n * gemm->panel, l->rows - first);
     for (size_t g = 0; g < l->col_groups; g++) {
         const char *out = (char *)net->outputs[which] + g * token_panels(net, l->rows);
         const char *in =
             (char *)here->inputs[input_of[which]].panels + g * token_panels(net, l->group_cols);
-        bl__multiply_panels(net->gemm, out + p * token_panel(net), token_panel(net), in,
-                            token_panel(net), s->n_tokens,
-                            l->param->grad + first * l->cols + g * l->group_cols, l->cols, m,
-                            l->group_cols);
+        bl__multiply_panels(
+            gemm, out + p * token_panel(net), token_panel(net), in, token_panel(net), s->n_tokens,
+            l->param->grad + first * l->cols + g * l->group_cols, l->cols, m, l->group_cols);
     }
 }
 
@@ -428,7 +439,7 @@ static void gradient_part(void *context, size_t part, size_t n_parts) {
     const slice *s = context;
     const bl__network *net = s->net;
     const layer *here = &net->layers[s->index];
-    size_t panel = net->gemm->panel, total = 0;
+    size_t panel = backward_gemm(net)->panel, total = 0;
     for (size_t i = 0; i < N_LINEARS; i++)
         total += ceil_div(here->linears[i].rows, panel) * here->linears[i].cols;
     for (size_t i = 0, base = 0; i < N_LINEARS; i++) {
@@ -448,6 +459,6 @@ void bl__linears_gradient(slice *s) {
     bl__network *net = s->net;
     size_t n_panels = 0;
     for (size_t i = 0; i < N_LINEARS; i++)
-        n_panels += ceil_div(net->layers[s->index].linears[i].rows, net->gemm->panel);
+        n_panels += ceil_div(net->layers[s->index].linears[i].rows, backward_gemm(net)->panel);
     bl__run_parts(net, BL_PHASE_GRADIENTS, gradient_part, s, n_panels);
 }

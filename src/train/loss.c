@@ -46,7 +46,7 @@ static void take_input(const head_block *b, float (*stats)[2]) {
     }
     if (b->s->backward)
         gemm->pack_panels(b->w->a, dim, b->n, dim, NULL,
-                          at_token(net, net->head_input, b->t - b->s->chunk), chunk_panel(net));
+                          panels_at(gemm, net->head_input, b->t - b->s->chunk), chunk_panel(net));
 }
 
 /* Normalizes the block into stats and leaves its logits in scratch. */
@@ -107,8 +107,7 @@ static double soft_cross_entropy(const head_block *b, float *logits, float *teac
 static float *teach(const head_block *b) {
     slice *s = b->s->teacher;
     float stats[HEAD_TOKENS][2];
-    size_t part = (size_t)(b->w - b->net->scratch); /* the teacher has as many */
-    head_block of_teacher = {.s = s, .net = s->net, .w = &s->net->scratch[part], b->t, b->n};
+    head_block of_teacher = {.s = s, .net = s->net, .w = own_scratch(s->net), b->t, b->n};
     make_logits(&of_teacher, stats);
     return of_teacher.w->logits;
 }
@@ -121,12 +120,12 @@ static void backward(const head_block *b, float (*stats)[2], const float *factor
     size_t dim = net->config.dim, vocab = net->config.vocab;
     size_t row_bytes = units_of(gemm, vocab) * 4;
     gemm->pack_panels(w->logits, vocab, b->n, vocab, factors,
-                      at_token(net, net->head_output, b->t - b->s->chunk), chunk_panel(net));
+                      panels_at(gemm, net->head_output, b->t - b->s->chunk), chunk_panel(net));
     for (size_t i = 0; i < b->n; i++)
         gemm->pack_row(w->logits + i * vocab, vocab, factors[i],
                        (char *)w->logit_rows + i * row_bytes);
     bl__multiply_rows(gemm, w->logit_rows, row_bytes, b->n, net->head.backward,
-                      net->head.backward_panel, vocab, dim, w->b, dim, false);
+                      panel_bytes(gemm, vocab), vocab, dim, w->b, dim, false);
     float *partial = net->final_partial + b->t / HEAD_TOKENS * dim;
     memset(partial, 0, dim * sizeof *partial);
     for (size_t i = 0; i < b->n; i++) {
@@ -165,7 +164,7 @@ static void head_part(void *context, size_t part, size_t n_parts) {
     slice *s = context;
     size_t n = ceil_div(s->chunk_end - s->chunk, HEAD_TOKENS);
     for (size_t i = n * part / n_parts; i < n * (part + 1) / n_parts; i++) {
-        head_block b = {.s = s, .net = s->net, .w = &s->net->scratch[part]};
+        head_block b = {.s = s, .net = s->net, .w = own_scratch(s->net)};
         b.t = s->chunk + i * HEAD_TOKENS;
         b.n = bl__min_size(HEAD_TOKENS, s->chunk_end - b.t);
         run_block(&b);

@@ -46,6 +46,11 @@ bl__param *bl__layer_param(const bl__network *net, size_t index, size_t which) {
 
 /* ---- layout: the same walk measures and hands out ---- */
 
+static size_t max3(size_t a, size_t b, size_t c) {
+    a = a > b ? a : b;
+    return a > c ? a : c;
+}
+
 static void *take_floats(bl__arena *arena, size_t rows, size_t cols) {
     size_t n;
     if (!bl__mul_size(rows, cols, &n)) {
@@ -60,6 +65,17 @@ static void *take_panels(const bl__network *net, bl__arena *arena, size_t groups
                          size_t n) {
     return take_floats(arena, groups * ceil_div(n, net->gemm->panel) * net->gemm->panel,
                        units_of(net->gemm, k));
+}
+
+/* The same of linears' gradients, which are codes at times. */
+static void *take_backward_panels(const bl__network *net, bl__arena *arena, size_t groups, size_t k,
+                                  size_t n) {
+    const bl__gemm *floats = net->gemm, *codes = net->codes_gemm;
+    bool both = is_quantized(net) && net->config.blends;
+    if (!is_quantized(net) || (both && matrix_units(floats, k, n) > matrix_units(codes, k, n)))
+        codes = floats;
+    return take_floats(arena, groups * ceil_div(n, codes->panel) * codes->panel,
+                       units_of(codes, k));
 }
 
 static void set_param(bl__network *net, bl__arena *arena, size_t index, size_t rows, size_t cols) {
@@ -166,10 +182,10 @@ static void layout_linear(bl__network *net, bl__arena *arena, linear *l, bl__par
     l->col_groups = col_groups;
     l->group_cols = l->cols / col_groups;
     l->forward_panel = panel_bytes(net->gemm, l->cols);
-    l->backward_panel = panel_bytes(net->gemm, l->rows);
-    l->group_backward = ceil_div(l->group_cols, net->gemm->panel) * l->backward_panel;
-    if (!net->config.frozen)
-        l->backward = take_panels(net, arena, col_groups, l->rows, l->group_cols);
+    if (!net->config.frozen && quantized)
+        l->backward = take_backward_panels(net, arena, col_groups, l->rows, l->group_cols);
+    else if (!net->config.frozen)
+        l->backward = take_panels(net, arena, 1, l->rows, l->cols);
     if (quantized) {
         l->groups = bl__arena_alloc(arena, row_groups * col_groups, sizeof *l->groups);
         l->group_tiles = bl__t2_tiles(l->rows) * bl__t2_stride(l->group_cols);
@@ -198,7 +214,8 @@ static void layout_activations(bl__network *net, bl__arena *arena, layer *l) {
     size_t n = net->slice_tokens;
     for (size_t i = 0; i < N_INPUTS; i++) {
         input *in = &l->inputs[i];
-        in->panels = take_panels(net, arena, in->groups, n + TOKEN_PAD, in->cols / in->groups);
+        in->panels =
+            take_backward_panels(net, arena, in->groups, n + TOKEN_PAD, in->cols / in->groups);
         in->rstd = take_floats(arena, in->norm_groups, n);
         in->mean = in->kind == NORM_LAYER ? take_floats(arena, in->norm_groups, n) : NULL;
         in->steps = is_quantized(net) ? take_floats(arena, in->groups, n) : NULL;
@@ -262,13 +279,14 @@ static void *take_any_panels(const bl__network *net, bl__arena *arena, size_t k,
 
 static void layout_scratch(bl__network *net, bl__arena *arena, scratch *w) {
     size_t cols = net->max_cols, tokens = net->max_tokens, d = net->config.head_dim;
+    size_t units = max3(cols, units_of(net->gemm, cols), units_of(net->codes_gemm, cols));
     size_t groups = net->config.n_groups, padding = groups > 1 ? groups * BL_T2_COLS : 0;
     w->a = take_floats(arena, BLOCK_TOKENS, cols);
     w->b = take_floats(arena, BLOCK_TOKENS, cols);
     w->c = take_floats(arena, BLOCK_TOKENS, cols);
     w->d = take_floats(arena, BLOCK_TOKENS, cols);
-    w->rows = take_floats(arena, BLOCK_TOKENS, cols);
-    w->up_rows = take_floats(arena, BLOCK_TOKENS, units_of(net->gemm, cols));
+    w->rows = take_floats(arena, BLOCK_TOKENS, units);
+    w->up_rows = take_floats(arena, BLOCK_TOKENS, units);
     w->q8.stride = bl__t2_blocks(cols) * BL_T2_COLS;
     w->q8.q = bl__arena_alloc(arena, BLOCK_TOKENS, w->q8.stride + padding);
     w->q8.step = take_floats(arena, groups, BLOCK_TOKENS);
@@ -301,7 +319,7 @@ static void layout_gradients(bl__network *net, bl__arena *arena) {
     net->output_dots = take_floats(arena, n, c->n_heads);
     for (size_t i = 0; i < N_LINEARS; i++) {
         const linear *l = &net->layers[0].linears[i];
-        net->outputs[i] = take_panels(net, arena, l->col_groups, n + TOKEN_PAD, l->rows);
+        net->outputs[i] = take_backward_panels(net, arena, l->col_groups, n + TOKEN_PAD, l->rows);
     }
     for (size_t i = 0; i < N_INPUTS; i++)
         net->partial[i] = take_floats(arena, n_blocks, net->layers[0].inputs[i].cols);
@@ -334,7 +352,7 @@ static void layout(bl__network *net, bl__arena *arena) {
         layout_layer(net, arena, i);
     layout_linear(net, arena, &net->head, &net->params[0], 1, 1, false);
     layout_slice(net, arena);
-    for (size_t i = 0; i < net->n_parts; i++)
+    for (size_t i = 0; i < bl__pool_threads(net->pool); i++)
         layout_scratch(net, arena, &net->scratch[i]);
 }
 
@@ -386,11 +404,6 @@ static bl_status check_config(const bl__network_config *c, size_t n_rows, size_t
     return BL_OK;
 }
 
-static size_t max3(size_t a, size_t b, size_t c) {
-    a = a > b ? a : b;
-    return a > c ? a : c;
-}
-
 static void set_sizes(bl__network *net, size_t n_rows, size_t n_tokens) {
     const bl__network_config *c = &net->config;
     size_t rows = SLICE_TOKENS / n_tokens, chunk = CHUNK_LOGITS / c->vocab;
@@ -398,8 +411,12 @@ static void set_sizes(bl__network *net, size_t n_rows, size_t n_tokens) {
     net->loops = bl__train_kernels_get();
     net->kernels = bl__kernels_get();
     bool bf16 = c->precision == BL_PRECISION_BF16 ||
-                (c->precision == BL_PRECISION_AUTO && net->loops->native_bf16);
+                (c->precision != BL_PRECISION_FLOAT32 && net->loops->native_bf16);
     net->gemm = bf16 ? &net->loops->bf16 : &net->loops->float32;
+    bool int8 = c->precision == BL_PRECISION_INT8 && is_quantized(net) && !c->frozen;
+    net->codes_gemm = int8 ? &net->loops->int8 : net->gemm;
+    snprintf(net->compute, sizeof net->compute, "%s%s%s", net->gemm->name, int8 ? " + " : "",
+             int8 ? net->codes_gemm->name : "");
     net->n_params = 2 + (size_t)c->n_layers * BL_PARAMS_PER_LAYER;
     net->q_dim = (size_t)c->n_heads * c->head_dim;
     net->kv_dim = (size_t)c->n_kv_heads * c->head_dim;
@@ -454,7 +471,7 @@ bl_status bl__network_create(const bl__network_config *config, size_t n_rows, si
     set_sizes(net, n_rows, n_tokens);
     net->params = bl__calloc(net->n_params, sizeof *net->params);
     net->layers = bl__calloc(config->n_layers, sizeof *net->layers);
-    net->scratch = bl__calloc(net->n_parts, sizeof *net->scratch);
+    net->scratch = bl__calloc(bl__pool_threads(pool), sizeof *net->scratch);
     if (!net->params || !net->layers || !net->scratch) {
         status = bl__fail(err, BL_ERR_MEMORY, "cannot allocate a network of %u layers",
                           config->n_layers);
@@ -500,7 +517,7 @@ size_t bl__network_activation_bytes(const bl__network *net) {
     return net->activation_bytes;
 }
 const char *bl__network_compute(const bl__network *net) {
-    return net->gemm->name;
+    return net->compute;
 }
 double bl__network_seconds(const bl__network *net, bl__phase phase) {
     return net->seconds[phase];

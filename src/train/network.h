@@ -24,12 +24,13 @@ typedef enum bl__weight_mode {
                            of linears stay floats */
 } bl__weight_mode;
 
-/* What float products multiply in; they always add up in float32. Integer products (the forward
- * pass of quantized linears) are exact either way. */
+/* What products of floats multiply in; they always add up in float32. Integer products (the forward
+ * pass of quantized linears) are exact whichever it is. */
 typedef enum bl__precision {
     BL_PRECISION_AUTO, /* bfloat16 where the processor multiplies it, else float32 */
     BL_PRECISION_FLOAT32,
-    BL_PRECISION_BF16 /* slow where the processor lacks it */
+    BL_PRECISION_BF16, /* slow where the processor lacks it */
+    BL_PRECISION_INT8  /* as AUTO, but gradients that meet codes in int8, a step for 64 values */
 } bl__precision;
 
 typedef struct bl__network_config {
@@ -105,7 +106,8 @@ const bl__network_config *bl__network_get_config(const bl__network *network);
 size_t bl__network_bytes(const bl__network *network);
 /* Those of them that keep activations for the backward pass. */
 size_t bl__network_activation_bytes(const bl__network *network);
-/* "bf16 avx512bf16": what float products multiply in, and the kernels that do it. */
+/* "bf16 avx512bf16", "float32 avx2 + int8 avxvnni": what products of floats multiply in, and
+ * gradients if otherwise, and the kernels that do it. */
 const char *bl__network_compute(const bl__network *network);
 
 /* params[n]; values and gradients may be written between steps. */

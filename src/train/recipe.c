@@ -50,7 +50,7 @@ static const field FIELDS[] = {
     {"norm", FIELD_CHOICE, AT(norm), 0, 0, "rms layer", true},
     {"sub_norms", FIELD_FLAG, AT(sub_norms), 0, 0, NULL, true},
     {"groups", FIELD_WHOLE, AT(groups), 1, 1 << 16, NULL, true},
-    {"precision", FIELD_CHOICE, AT(precision), 0, 0, "auto float32 bf16", false},
+    {"precision", FIELD_CHOICE, AT(precision), 0, 0, "auto float32 bf16 int8", false},
     {"memory", FIELD_CHOICE, AT(memory), 0, 0, "store recompute", false},
     {"rope_base", FIELD_REAL, AT(rope_base), 1, 1e12, NULL, true},
     {"norm_eps", FIELD_REAL, AT(norm_eps), 0, 1, NULL, true},

@@ -299,8 +299,8 @@ static relation_job make_job(slice *s, size_t part, size_t item) {
     const float *const own[N_KINDS] = {l->q, l->k, l->v};
     float *const gradients[N_KINDS] = {net->dq, net->dk, net->dv};
     relation_job j = {.s = s, .net = net, .p = &r->parts[part], .gemm = s->gemm};
-    j.w[STUDENT] = &net->scratch[part];
-    j.w[TEACHER] = &teacher->scratch[part];
+    j.w[STUDENT] = own_scratch(net);
+    j.w[TEACHER] = own_scratch(teacher);
     j.n = s->row_tokens;
     j.first = item / r->n_heads / N_KINDS * j.n;
     j.stride[STUDENT] = kind == QUERIES ? net->q_dim : net->kv_dim;

@@ -127,7 +127,8 @@ static void check_product(const bl__gemm *gemm, const bl__gemm *ref, const produ
     guarded_free(before);
 }
 
-static const char *const all_levels[] = {"ref", "avx2", "avx512vnni", "avx512bf16", "neon"};
+static const char *const all_levels[] = {"ref",        "avx2", "avxvnni", "avx512vnni",
+                                         "avx512bf16", "neon", "dotprod"};
 enum { N_LEVELS = sizeof all_levels / sizeof *all_levels };
 
 static void products_are_right_at_every_level(void **state) {
@@ -144,6 +145,147 @@ static void products_are_right_at_every_level(void **state) {
                          i / 245 & 1, i / 490 & 1,   i / 980 & 1};
             check_product(&table.float32, &ref.float32, &p);
             check_product(&table.bf16, &ref.bf16, &p);
+        }
+    }
+}
+
+/* ---- int8: blocks of 64 with a step each ---- */
+
+enum { INT8_BLOCK = 64, INT8_UNITS = 18, MAX_BLOCKS = 5 };
+
+typedef struct int8_product {
+    product p;
+    guarded a;                              /* [m][k], or [k][m] */
+    guarded b;                              /* int8_t[k][n] */
+    float factors[INT8_BLOCK * MAX_BLOCKS]; /* of A's k; the first one of all where A is rows */
+} int8_product;
+
+static float a_value(const int8_product *t, size_t i, size_t k) {
+    const float *a = t->a.data;
+    return t->p.transposed_a ? a[k * t->p.m + i] * t->factors[k]
+                             : a[i * t->p.k + k] * t->factors[0];
+}
+
+/* Blocks of every kind: of large and of small values, of zeros, and of values that count as zeros.
+ */
+static int8_product make_int8(const product *p) {
+    int8_product t = {
+        .p = *p, .a = guarded_floats(p->m * p->k), .b = guarded_floats((p->k * p->n + 3) / 4)};
+    int8_t *b = (int8_t *)(t.b.data + (p->k * p->n + 3) / 4) - p->k * p->n;
+    for (size_t i = 0; i < p->k * p->n; i++)
+        b[i] = (int8_t)bl__random_below(&rng, 256);
+    for (size_t i = 0; i < INT8_BLOCK * MAX_BLOCKS; i++)
+        t.factors[i] = random_float();
+    for (size_t i = 0; i < p->m; i++)
+        for (size_t k = 0; k < p->k; k++) {
+            static const float sizes[] = {1.0f, 1e-20f, 0.0f, 3e18f, 1e-31f};
+            t.a.data[p->transposed_a ? k * p->m + i : i * p->k + k] *=
+                sizes[(i + k / INT8_BLOCK) % 5];
+        }
+    return t;
+}
+
+static const int8_t *b_of(const int8_product *t) {
+    size_t n = t->p.k * t->p.n;
+    return (const int8_t *)(t->b.data + (n + 3) / 4) - n;
+}
+
+static void run_int8(const bl__gemm *gemm, const int8_product *t, float *c) {
+    const product *p = &t->p;
+    size_t units = up(p->k, gemm->block) * gemm->block_units, b_panel = units * gemm->panel;
+    size_t m_panels = up(p->m, gemm->panel), n_panels = up(p->n, gemm->panel);
+    guarded pa = guarded_floats((p->transposed_a ? m_panels * gemm->panel : p->m) * units);
+    guarded pb = guarded_floats(n_panels * b_panel);
+    for (size_t k = 0; k < p->k; k += 16) { /* pieces, as activations come */
+        size_t at = k / INT8_BLOCK * INT8_UNITS + k % INT8_BLOCK / 4;
+        gemm->pack_panels_i8(b_of(t) + k * p->n, p->n, p->k - k < 16 ? p->k - k : 16, p->n,
+                             pb.data + at * gemm->panel, b_panel * 4);
+    }
+    if (p->transposed_a)
+        gemm->pack_panels(t->a.data, p->m, p->k, p->m, t->factors, pa.data, b_panel * 4);
+    for (size_t i = 0; !p->transposed_a && i < p->m; i++)
+        gemm->pack_row(t->a.data + i * p->k, p->k, t->factors[0], pa.data + i * units);
+    size_t rows = p->transposed_a ? gemm->panel : p->m;
+    for (size_t i = 0; i < p->m; i += rows)
+        for (size_t j = 0; j < n_panels; j++) {
+            size_t m = p->m - i < rows ? p->m - i : rows, at = j * gemm->panel;
+            size_t n = p->n - at < gemm->panel ? p->n - at : gemm->panel;
+            gemm->multiply(pa.data + i * units, p->transposed_a ? 4 : units * 4,
+                           p->transposed_a ? gemm->panel * 4 : 4, pb.data + j * b_panel, units,
+                           c + i * p->n + at, p->n, m, n, p->accumulate,
+                           j + 1 < n_panels ? pb.data + (j + 1) * b_panel : NULL);
+        }
+    guarded_free(pa);
+    guarded_free(pb);
+}
+
+/* One element of C by the contract's words, a block after the other. */
+static float int8_element(const int8_product *t, size_t i, size_t j, float c) {
+    for (size_t at = 0; at < t->p.k; at += INT8_BLOCK) {
+        size_t n = t->p.k - at < INT8_BLOCK ? t->p.k - at : INT8_BLOCK;
+        float max = 0.0f, step;
+        int32_t sum = 0;
+        for (size_t k = at; k < at + n; k++)
+            max = fmaxf(max, fabsf(a_value(t, i, k)));
+        for (size_t k = at; max >= 1e-30f && k < at + n; k++)
+            sum += (int32_t)rintf(a_value(t, i, k) * (127.0f / max)) * b_of(t)[k * t->p.n + j];
+        step = max >= 1e-30f ? max / 127.0f : 0.0f;
+        c = fmaf((float)sum, step, c);
+    }
+    return c;
+}
+
+static void check_int8(const bl__gemm *gemm, const product *p) {
+    int8_product t = make_int8(p);
+    guarded c = guarded_floats(p->m * p->n), before = guarded_floats(p->m * p->n);
+    memcpy(before.data, c.data, p->m * p->n * sizeof(float));
+    run_int8(gemm, &t, c.data);
+    for (size_t i = 0; i < p->m; i++)
+        for (size_t j = 0; j < p->n; j++) {
+            float from = p->accumulate ? before.data[i * p->n + j] : 0.0f;
+            float want = int8_element(&t, i, j, from), found = c.data[i * p->n + j];
+            if (memcmp(&found, &want, sizeof found) != 0)
+                fail_msg("%s %zux%zux%zu: [%zu][%zu] is %.9g, expected %.9g", gemm->name, p->m,
+                         p->k, p->n, i, j, (double)found, (double)want);
+        }
+    guarded_free(t.a);
+    guarded_free(t.b);
+    guarded_free(c);
+    guarded_free(before);
+}
+
+static void int8_products_are_those_of_the_contract(void **state) {
+    (void)state;
+    const size_t ms[] = {1, 2, 5, 8, 15, 33, 64}, ks[] = {1, 4, 37, 63, 64, 65, 130, 300},
+                 ns[] = {1, 15, 16, 31, 32, 33, 70};
+    for (size_t l = 0; l < N_LEVELS; l++) {
+        bl__train_kernels table;
+        if (!bl__train_kernels_for(all_levels[l], &table))
+            continue;
+        for (size_t i = 0; i < 7 * 8 * 7 * 4; i++) {
+            product p = {ms[i % 7], ks[i / 7 % 8], ns[i / 56 % 7], i / 392 & 1, false, i / 784 & 1};
+            check_int8(&table.int8, &p);
+        }
+    }
+}
+
+/* What is not finite shows in every element that it is part of, and in no other. */
+static void int8_products_keep_what_is_not_finite(void **state) {
+    (void)state;
+    static const float values[] = {NAN, -NAN, INFINITY, -INFINITY};
+    for (size_t l = 0; l < N_LEVELS; l++) {
+        bl__train_kernels table;
+        for (size_t i = 0; i < 8 && bl__train_kernels_for(all_levels[l], &table); i++) {
+            product p = {9, 130, 33, i / 4, false, true};
+            int8_product t = make_int8(&p);
+            guarded c = guarded_floats(p.m * p.n);
+            t.a.data[p.transposed_a ? 100 * p.m + 4 : 4 * p.k + 100] = values[i % 4];
+            run_int8(&table.int8, &t, c.data);
+            for (size_t at = 0; at < p.m * p.n; at++)
+                assert_true((bool)isnan(c.data[at]) == (at / p.n == 4));
+            guarded_free(t.a);
+            guarded_free(t.b);
+            guarded_free(c);
         }
     }
 }
@@ -451,27 +593,25 @@ static double seconds(void) {
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-/* Zeros would flatter: they draw less power than numbers. */
-static void fill_units(const bl__gemm *gemm, float *to, size_t n_units) {
-    float values[8192];
-    for (size_t i = 0; i < n_units * gemm->group; i++)
-        values[i] = random_float();
-    gemm->pack_row(values, n_units * gemm->group, 1.0f, to);
-}
-
 /* The drivers' loops in short: B panel by panel, A in strips that stay in the first cache. */
 static double time_product(const bl__gemm *gemm, size_t m, size_t k, size_t n, bool transposed_a) {
-    size_t units = k / gemm->group;
-    guarded a = guarded_floats(m * units), b = guarded_floats(n * units), c = guarded_floats(m * n);
-    for (size_t i = 0; i < m; i++)
-        fill_units(gemm, a.data + i * units, units);
-    for (size_t i = 0; i < n; i++)
-        fill_units(gemm, b.data + i * units, units);
+    size_t units = k / gemm->block * gemm->block_units;
+    size_t rows = transposed_a ? gemm->panel : 64, row = transposed_a ? 4 : units * 4;
+    size_t unit = transposed_a ? gemm->panel * 4 : 4, b_panel = units * gemm->panel;
+    size_t block = 256 / gemm->block_units * gemm->block_units;
+    guarded x = guarded_floats(m * k), y = guarded_floats(k * n), c = guarded_floats(m * n);
+    guarded a = guarded_floats(m * units), b = guarded_floats(n * units);
+    for (size_t i = 0; !transposed_a && i < m; i++)
+        gemm->pack_row(x.data + i * k, k, 1.0f, a.data + i * units);
+    if (transposed_a)
+        gemm->pack_panels(x.data, m, k, m, NULL, a.data, b_panel * 4);
+    if (gemm->group == 4)
+        gemm->pack_panels_i8((const int8_t *)y.data, n, k, n, b.data, b_panel * 4);
+    else
+        gemm->pack_panels(y.data, n, k, n, NULL, b.data, b_panel * 4);
     double best = 1e9;
     for (int r = 0; r < 20; r++) {
         double t = seconds();
-        size_t rows = transposed_a ? gemm->panel : 64, row = transposed_a ? 4 : units * 4;
-        size_t unit = transposed_a ? gemm->panel * 4 : 4, block = 256;
         for (size_t i = 0; i < m; i += rows)
             for (size_t kb = 0; kb < units; kb += block)
                 for (size_t j = 0; j < n; j += gemm->panel)
@@ -486,7 +626,17 @@ static double time_product(const bl__gemm *gemm, size_t m, size_t k, size_t n, b
     guarded_free(a);
     guarded_free(b);
     guarded_free(c);
+    guarded_free(x);
+    guarded_free(y);
     return 2.0 * (double)m * (double)k * (double)n / best * 1e-9;
+}
+
+static void bench_gemm(const bl__gemm *gemm) {
+    printf("%-18s", gemm->name);
+    printf(" 4096x256x512 %6.1f", time_product(gemm, 4096, 256, 512, false));
+    printf("  4096x512x256 %6.1f", time_product(gemm, 4096, 512, 256, false));
+    printf("  4096x1536x512 %6.1f", time_product(gemm, 4096, 1536, 512, false));
+    printf("  256x4096x512 %6.1f Gop/s\n", time_product(gemm, 256, 4096, 512, true));
 }
 
 static void bench(void) {
@@ -494,11 +644,9 @@ static void bench(void) {
         bl__train_kernels table;
         if (!bl__train_kernels_for(all_levels[l], &table))
             continue;
-        const bl__gemm *gemm = l == 3 ? &table.bf16 : &table.float32;
-        printf("%-18s", gemm->name);
-        printf(" 4096x256x512 %6.1f", time_product(gemm, 4096, 256, 512, false));
-        printf("  4096x512x256 %6.1f", time_product(gemm, 4096, 512, 256, false));
-        printf("  256x4096x512 %6.1f GFLOP/s\n", time_product(gemm, 256, 4096, 512, true));
+        bench_gemm(table.native_bf16 ? &table.bf16 : &table.float32);
+        if (!table.native_bf16) /* whose level has the int8 products of the one below */
+            bench_gemm(&table.int8);
     }
 }
 
@@ -510,6 +658,8 @@ int main(int argc, char **argv) {
     }
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(products_are_right_at_every_level),
+        cmocka_unit_test(int8_products_are_those_of_the_contract),
+        cmocka_unit_test(int8_products_keep_what_is_not_finite),
         cmocka_unit_test(scores_are_right_at_every_level),
         cmocka_unit_test(loops_have_the_bits_of_ref),
         cmocka_unit_test(tiles_are_those_of_the_layout),

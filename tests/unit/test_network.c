@@ -45,6 +45,10 @@ static bl__network_config group_config(void) {
     return config;
 }
 
+static const bl__precision precisions[] = {BL_PRECISION_FLOAT32, BL_PRECISION_BF16,
+                                           BL_PRECISION_INT8};
+enum { N_PRECISIONS = sizeof precisions / sizeof *precisions };
+
 static bool verbose;
 
 enum { ROWS = 3, TOKENS = 69, MAX_IDS = 16 * 256 };
@@ -231,9 +235,9 @@ static void packed_documents_are_as_alone(void **state) {
 static void lambda_leads_from_float_to_integer_products(void **state) {
     (void)state;
     static const bl__weight_mode modes[] = {BL_WEIGHTS_TERNARY, BL_WEIGHTS_BINARY};
-    for (int variant = 0; variant < 8; variant++) {
-        bl__network_config config = variant < 4 ? odd_config() : group_config(), plain;
-        config.precision = variant & 2 ? BL_PRECISION_BF16 : BL_PRECISION_FLOAT32;
+    for (int variant = 0; variant < 4 * N_PRECISIONS; variant++) {
+        bl__network_config config = variant & 2 ? group_config() : odd_config(), plain;
+        config.precision = precisions[variant / 4];
         config.sub_norms = variant & 1;
         plain = config;
         config.weights = modes[variant % 2];
@@ -325,10 +329,10 @@ static float values[2][MAX_VALUES];
 
 static void threads_change_no_bit(void **state) {
     (void)state;
-    for (size_t m = 0; m < 12; m++) {
-        bl__network_config config = m < 6 ? odd_config() : group_config();
+    for (size_t m = 0; m < 6 * N_PRECISIONS; m++) {
+        bl__network_config config = m / 3 % 2 ? group_config() : odd_config();
         config.weights = all_modes[m % 3];
-        config.precision = m / 3 % 2 ? BL_PRECISION_BF16 : BL_PRECISION_FLOAT32;
+        config.precision = precisions[m / 6];
         config.blends = m % 2;
         memset(values, 0, sizeof values);
         double alone = train_some(&config, 1, ROWS, TOKENS, values[0]);
@@ -378,14 +382,14 @@ static void slices_add_up(void **state) {
 
 /* bfloat16 keeps 8 bits, so a product's relative error is about 2^-9 / sqrt(3) a factor; a chain
  * of them through two layers, and the roundings to int8 that it flips, stay below 6 % of each
- * gradient's norm. */
-static void bfloat16_stays_near_float32(void **state) {
+ * gradient's norm. So do gradients in int8, which leave the forward pass as it is. */
+static void rough_precisions_stay_near_float32(void **state) {
     (void)state;
-    for (size_t m = 0; m < 6; m++) {
-        bl__network_config config = m < 3 ? odd_config() : group_config();
+    for (size_t m = 0; m < 12; m++) {
+        bl__network_config config = m / 3 % 2 ? group_config() : odd_config();
         config.weights = all_modes[m % 3];
         bl__network *exact = make_network(&config, ROWS, TOKENS, NULL);
-        config.precision = BL_PRECISION_BF16;
+        config.precision = precisions[1 + m / 6];
         bl__network *rough = make_network(&config, ROWS, TOKENS, NULL);
         bl__network_initialize(exact, 0.1f, 11);
         bl__network_initialize(rough, 0.1f, 11);
@@ -410,7 +414,7 @@ static void bfloat16_stays_near_float32(void **state) {
             if (verbose)
                 printf("  %-50s %.2e\n", a[i].name, sqrt(difference / size));
             if (!(sqrt(difference) <= 0.06 * sqrt(size)))
-                fail_msg("%s (mode %zu): bf16 is off by %.3g of the norm", a[i].name, m,
+                fail_msg("%s (mode %zu): off by %.3g of the norm", a[i].name, m,
                          sqrt(difference / size));
         }
         bl__network_free(exact);
@@ -418,17 +422,80 @@ static void bfloat16_stays_near_float32(void **state) {
     }
 }
 
+/* Gradients in int8 of a network that has learned something, beside those in bfloat16, from the
+ * same forward pass: as long, in the same direction, and off by little. */
+static void int8_gradients_point_where_bfloat16_does(void **state) {
+    (void)state;
+    bl__network_config config = {.n_layers = 3,
+                                 .dim = 96,
+                                 .ffn_dim = 200,
+                                 .n_heads = 4,
+                                 .n_kv_heads = 2,
+                                 .head_dim = 24,
+                                 .vocab = 71,
+                                 .context = 80,
+                                 .rope_base = 10000.0f,
+                                 .norm_eps = 1e-5f,
+                                 .weights = BL_WEIGHTS_TERNARY,
+                                 .precision = BL_PRECISION_AUTO,
+                                 .relu2 = true,
+                                 .sub_norms = true};
+    bl__network *net = make_network(&config, ROWS, TOKENS, NULL);
+    config.precision = BL_PRECISION_INT8;
+    bl__network *other = make_network(&config, ROWS, TOKENS, NULL);
+    size_t n;
+    bl__param *a = bl__network_params(net, &n), *b = bl__network_params(other, &n);
+    bl__optimizer *optimizer = NULL;
+    bl__optimizer_config adamw = {0.9, 0.95, 1e-8, NULL, NULL};
+    assert_int_equal(bl__optimizer_create(&adamw, a, n, NULL, &optimizer, NULL), BL_OK);
+    double first = 0, last = 0;
+    for (int step = 0; step < 60; step++) { /* each token tells the next */
+        fill_ids(ROWS * TOKENS, config.vocab, (uint64_t)step);
+        for (size_t i = 0; i < ROWS * TOKENS; i++)
+            targets[i] = (inputs[i] * 5 + 3) % 71;
+        bl__network_quantize(net);
+        last = bl__network_step(net, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
+        first = step ? first : last;
+        if (step < 59)
+            bl__optimizer_step(optimizer, 5e-3, 0.1, 1.0);
+    }
+    assert_true(last < 0.7 * first);
+    for (size_t i = 0; i < n; i++)
+        memcpy(b[i].value, a[i].value, a[i].rows * a[i].cols * sizeof(float));
+    bl__network_zero_gradients(other);
+    bl__network_quantize(other);
+    double same = bl__network_step(other, inputs, targets, ROWS, TOKENS, true, 1.0f, NULL);
+    assert_memory_equal(&same, &last, sizeof last);
+    for (size_t i = 0; i < n; i++) {
+        double size = 0, along = 0, apart = 0;
+        for (size_t j = 0; j < a[i].rows * a[i].cols; j++) {
+            double x = (double)a[i].grad[j], y = (double)b[i].grad[j];
+            size += x * x;
+            along += x * y;
+            apart += (x - y) * (x - y);
+        }
+        if (verbose && size > 0)
+            printf("  %-50s %.5f %.5f\n", a[i].name, sqrt(apart / size), along / size);
+        if (!(apart <= 9e-4 * size && fabs(along - size) <= 1e-2 * size))
+            fail_msg("%s: %.3g of the norm apart, %.5f along it", a[i].name, sqrt(apart / size),
+                     along / size);
+    }
+    bl__optimizer_free(optimizer);
+    bl__network_free(net);
+    bl__network_free(other);
+}
+
 /* Layers computed again give the gradients of layers that were kept, in less memory: each layer but
  * the first keeps its input alone. */
 static void recomputing_changes_no_bit(void **state) {
     (void)state;
     fill_firsts();
-    for (size_t m = 0; m < 12; m++) {
-        bl__network_config config = m < 6 ? odd_config() : group_config();
+    for (size_t m = 0; m < 6 * N_PRECISIONS; m++) {
+        bl__network_config config = m / 3 % 2 ? group_config() : odd_config();
         config.n_layers = 4;
         config.weights = all_modes[m % 3];
-        config.blends = m >= 6 && m % 3 > 0;
-        config.precision = m % 6 < 3 ? BL_PRECISION_FLOAT32 : BL_PRECISION_BF16;
+        config.blends = m / 3 % 2 && m % 3 > 0;
+        config.precision = precisions[m / 6];
         bl__network *stored = make_network(&config, ROWS, TOKENS, NULL);
         config.recompute = true;
         bl__network *again = make_network(&config, ROWS, TOKENS, NULL);
@@ -462,7 +529,7 @@ static void steps_allocate_nothing(void **state) {
     for (size_t m = 0; m < 6; m++) {
         bl__network_config config = m < 3 ? odd_config() : group_config();
         config.weights = all_modes[m % 3];
-        config.precision = BL_PRECISION_AUTO;
+        config.precision = m % 2 ? BL_PRECISION_AUTO : BL_PRECISION_INT8;
         config.blends = true;
         bl__pool *pool = NULL;
         assert_int_equal(bl__pool_create(3, false, &pool, NULL), BL_OK);
@@ -669,9 +736,12 @@ static void bench_quantized(const char *only, uint32_t n_threads, int steps) {
         uint32_t layers, dim, ffn;
         int fewer_steps;
         bool recompute;
-    } sizes[] = {{"novels-3m", 4, 256, 512, 1, false},
-                 {"25m", 8, 512, 1536, 4, false},
-                 {"25m, recomputing", 8, 512, 1536, 4, true}};
+        bl__precision precision;
+    } sizes[] = {{"novels-3m", 4, 256, 512, 1, false, BL_PRECISION_AUTO},
+                 {"novels-3m-int8", 4, 256, 512, 1, false, BL_PRECISION_INT8},
+                 {"25m", 8, 512, 1536, 4, false, BL_PRECISION_AUTO},
+                 {"25m-int8", 8, 512, 1536, 4, false, BL_PRECISION_INT8},
+                 {"25m, recomputing", 8, 512, 1536, 4, true, BL_PRECISION_AUTO}};
     for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
         bl__network_config config = {.n_layers = sizes[i].layers,
                                      .dim = sizes[i].dim,
@@ -686,6 +756,7 @@ static void bench_quantized(const char *only, uint32_t n_threads, int steps) {
                                      .weights = BL_WEIGHTS_TERNARY,
                                      .relu2 = true,
                                      .sub_norms = true,
+                                     .precision = sizes[i].precision,
                                      .recompute = sizes[i].recompute};
         if (!only || strcmp(only, sizes[i].name) == 0)
             bench_network(sizes[i].name, &config, 16, n_threads,
@@ -735,7 +806,8 @@ int main(int argc, char **argv) {
         cmocka_unit_test(gradients_add_up_and_scale),
         cmocka_unit_test(threads_change_no_bit),
         cmocka_unit_test(slices_add_up),
-        cmocka_unit_test(bfloat16_stays_near_float32),
+        cmocka_unit_test(rough_precisions_stay_near_float32),
+        cmocka_unit_test(int8_gradients_point_where_bfloat16_does),
         cmocka_unit_test(recomputing_changes_no_bit),
         cmocka_unit_test(steps_allocate_nothing),
         cmocka_unit_test(failing_memory_is_reported),

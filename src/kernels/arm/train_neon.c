@@ -8,6 +8,8 @@
 
 enum { PANEL = 16, MAX_ROWS = 6 };
 PACKERS(FLOAT32, float32, PANEL)
+PACKERS_INT8(PANEL)
+MULTIPLY_INT8(PANEL)
 
 /* m rows (a constant after inlining) x one panel: 24 sums, a row of B and one of A's elements. */
 static inline __attribute__((always_inline)) void tile(const char *a, size_t a_row, size_t a_unit,
@@ -58,6 +60,8 @@ void bl__train_fill_neon(bl__train_kernels *table) {
     table->float32 = (bl__gemm){"float32 neon",
                                 1,
                                 PANEL,
+                                1,
+                                1,
                                 pack_row_float32,
                                 pack_panels_float32,
                                 pack_panels_i8_float32,
@@ -65,4 +69,6 @@ void bl__train_fill_neon(bl__train_kernels *table) {
                                 multiply_float32,
                                 softmax_float32,
                                 softmax_backward_float32};
+    table->int8 = gemm_int8("int8 neon");
+    table->int8.multiply = multiply_loop_int8;
 }

@@ -5,6 +5,8 @@
 enum { PANEL = 16 };
 PACKERS(FLOAT32, float32, PANEL)
 PACKERS(BF16, bf16, PANEL)
+PACKERS_INT8(PANEL)
+MULTIPLY_INT8(PANEL)
 
 static float load_float(const void *unit) {
     float x;
@@ -54,6 +56,8 @@ void bl__train_fill_ref(bl__train_kernels *table) {
     table->float32 = (bl__gemm){"float32 ref",
                                 1,
                                 PANEL,
+                                1,
+                                1,
                                 pack_row_float32,
                                 pack_panels_float32,
                                 pack_panels_i8_float32,
@@ -64,6 +68,8 @@ void bl__train_fill_ref(bl__train_kernels *table) {
     table->bf16 = (bl__gemm){"bf16 ref",
                              2,
                              PANEL,
+                             2,
+                             1,
                              pack_row_bf16,
                              pack_panels_bf16,
                              pack_panels_i8_bf16,
@@ -71,5 +77,7 @@ void bl__train_fill_ref(bl__train_kernels *table) {
                              multiply_bf16,
                              softmax_bf16,
                              softmax_backward_bf16};
+    table->int8 = gemm_int8("int8 ref");
+    table->int8.multiply = multiply_loop_int8;
     table->native_bf16 = false;
 }

@@ -4,8 +4,9 @@
 #include "kernels/levels.h"
 #include "kernels/train_loops.h"
 
-enum { PANEL = 16, MAX_ROWS = 6 };
+enum { PANEL = 16, MAX_ROWS = 6, INT8_ROWS = 4 };
 PACKERS(FLOAT32, float32, PANEL)
+PACKERS_INT8(PANEL)
 
 /* m rows (a constant after inlining) x one panel. */
 static inline __attribute__((always_inline)) void tile(const char *a, size_t a_row, size_t a_unit,
@@ -52,11 +53,39 @@ static void multiply_float32(const void *a, size_t a_row, size_t a_unit, const v
         tile(from, a_row, a_unit, b, n_units, c, ldc, 1, n, accumulate);
 }
 
+/* Bytes as pairs of 16 bits: the first and third of each column, and the second and fourth. */
+typedef struct b_row {
+    __m256i even[2], odd[2];
+} b_row;
+
+static inline b_row load_row(const __m256i *b) {
+    const __m256i bytes = _mm256_set1_epi16(255);
+    b_row row;
+    for (size_t h = 0; h < 2; h++) {
+        row.even[h] = _mm256_and_si256(_mm256_loadu_si256(b + h), bytes);
+        row.odd[h] = _mm256_srli_epi16(_mm256_loadu_si256(b + h), 8);
+    }
+    return row;
+}
+
+static inline __attribute__((always_inline)) void add_products(__m256i sum[2], const b_row *b,
+                                                               __m256i a) {
+    __m256i even = _mm256_srai_epi16(_mm256_slli_epi16(a, 8), 8), odd = _mm256_srai_epi16(a, 8);
+    for (size_t h = 0; h < 2; h++) {
+        sum[h] = _mm256_add_epi32(sum[h], _mm256_madd_epi16(b->even[h], even));
+        sum[h] = _mm256_add_epi32(sum[h], _mm256_madd_epi16(b->odd[h], odd));
+    }
+}
+
+#include "kernels/x86/train_int8_256.h"
+
 void bl__train_fill_avx2(bl__train_kernels *table) {
     fill_loops(table);
     table->float32 = (bl__gemm){"float32 avx2",
                                 1,
                                 PANEL,
+                                1,
+                                1,
                                 pack_row_float32,
                                 pack_panels_float32,
                                 pack_panels_i8_float32,
@@ -64,4 +93,6 @@ void bl__train_fill_avx2(bl__train_kernels *table) {
                                 multiply_float32,
                                 softmax_float32,
                                 softmax_backward_float32};
+    table->int8 = gemm_int8("int8 avx2");
+    table->int8.multiply = multiply_int8;
 }

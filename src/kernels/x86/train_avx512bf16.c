@@ -10,10 +10,6 @@ static void pack_panels_i8_bf16(const int8_t *b, size_t ldb, size_t k, size_t n,
                                 size_t panel_bytes) {
     pack_panels_i8(BF16, PANEL, b, ldb, k, n, out, panel_bytes);
 }
-static void pack_panels_t_bf16(const float *b, size_t ldb, size_t k, size_t n, void *out,
-                               size_t panel_bytes) {
-    pack_panels_t(BF16, PANEL, b, ldb, k, n, out, panel_bytes);
-}
 
 static inline __mmask16 first_lanes(size_t n) {
     return n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)0xffff;
@@ -70,6 +66,64 @@ static void round_panels(const float *b, size_t ldb, size_t k, size_t n, const f
         _mm512_storeu_si512(to, pair_up(a0, none));
         _mm512_storeu_si512(to + 64, pair_up(a1, none));
     }
+}
+
+/* Rows become columns: pairs of elements, then of pairs, then of 128-bit lanes, twice. */
+static inline __attribute__((always_inline)) void transpose16(__m512i r[16]) {
+    __m512i t[16];
+#pragma GCC unroll 8
+    for (size_t i = 0; i < 16; i += 2) {
+        t[i] = _mm512_unpacklo_epi32(r[i], r[i + 1]);
+        t[i + 1] = _mm512_unpackhi_epi32(r[i], r[i + 1]);
+    }
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 16; i += 4) {
+        r[i] = _mm512_unpacklo_epi64(t[i], t[i + 2]);
+        r[i + 1] = _mm512_unpackhi_epi64(t[i], t[i + 2]);
+        r[i + 2] = _mm512_unpacklo_epi64(t[i + 1], t[i + 3]);
+        r[i + 3] = _mm512_unpackhi_epi64(t[i + 1], t[i + 3]);
+    }
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; i++) {
+        t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
+        t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
+        t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
+        t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
+    }
+#pragma GCC unroll 4
+    for (size_t i = 0; i < 4; i++) {
+        r[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
+        r[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
+        r[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
+        r[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
+    }
+}
+
+/* n <= 16 rows of k <= 32 values as 16 columns of units. */
+static void round_columns(const float *b, size_t ldb, size_t k, size_t n, char *to) {
+    const __mmask16 low = first_lanes(k), high = first_lanes(k > 16 ? k - 16 : 0);
+    __m512i r[16];
+    for (size_t i = 0; i < 16; i++) {
+        const float *from = b + (i < n ? i : 0) * ldb;
+        __m512 x = _mm512_maskz_loadu_ps(i < n ? low : 0, from);
+        __m512 y = _mm512_maskz_loadu_ps(i < n ? high : 0, from + 16);
+        r[i] = (__m512i)_mm512_cvtne2ps_pbh(y, x);
+    }
+    transpose16(r);
+    for (size_t i = 0; 2 * i < k; i++)
+        _mm512_storeu_si512(to + i * (PANEL * 4), r[i]);
+}
+
+static void round_panels_t(const float *b, size_t ldb, size_t k, size_t n, void *out,
+                           size_t panel_bytes) {
+    for (size_t j = 0; j < n; j += PANEL, out = (char *)out + panel_bytes)
+        for (size_t i = 0; i < k; i += 32)
+            for (size_t h = 0; h < PANEL; h += 16) {
+                size_t rows = n - j > h ? n - j - h : 0, values = k - i < 32 ? k - i : 32;
+                const float *from = b + (rows ? j + h : 0) * ldb + i;
+                round_columns(from, ldb, values, rows < 16 ? rows : 16,
+                              (char *)out + (i / 2 * PANEL + h) * 4);
+            }
 }
 
 /* m rows (a constant after inlining) x one panel. What C holds is added at the end: its lines come
@@ -252,10 +306,12 @@ void bl__train_fill_avx512bf16(bl__train_kernels *table) {
     table->bf16 = (bl__gemm){"bf16 avx512bf16",
                              2,
                              PANEL,
+                             2,
+                             1,
                              round_row,
                              round_panels,
                              pack_panels_i8_bf16,
-                             pack_panels_t_bf16,
+                             round_panels_t,
                              multiply_bf16,
                              softmax_rounded,
                              softmax_backward_rounded};

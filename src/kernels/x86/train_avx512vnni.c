@@ -1,4 +1,4 @@
-/* Owns training's float32 kernels for AVX-512. See the contract in train_kernels.h. */
+/* Owns training's float32 and int8 products for AVX-512. See the contract in train_kernels.h. */
 #include <immintrin.h>
 
 #include "kernels/levels.h"
@@ -6,6 +6,7 @@
 
 enum { PANEL = 32, MAX_ROWS = 8 };
 PACKERS(FLOAT32, float32, PANEL)
+PACKERS_INT8(PANEL)
 
 /* m rows (a constant after inlining) x one panel. */
 static inline __attribute__((always_inline)) void
@@ -57,11 +58,183 @@ static void multiply_float32(const void *a, size_t a_row, size_t a_unit, const v
         tile(from, a_row, a_unit, b, n_units, c, ldc, 1, exists, accumulate, from, 0);
 }
 
+/* ---- int8 ---- */
+
+static inline __mmask16 first_lanes(size_t n) {
+    return n < 16 ? (__mmask16)((1u << n) - 1) : (__mmask16)0xffff;
+}
+
+static inline __m512i magnitude(__m512 x) {
+    return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
+}
+
+/* 64 values times factor, as a block's units: integers at most 127, so that no pack saturates. */
+static void pack_row_block(const float *x, size_t n, float factor, char *to) {
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512 v[4], scale = _mm512_set1_ps(factor);
+    __m512i q[4], max = _mm512_setzero_si512();
+    for (size_t p = 0; p < 4; p++) {
+        __mmask16 m = first_lanes(n > 16 * p ? n - 16 * p : 0);
+        v[p] = _mm512_maskz_mul_ps(m, _mm512_maskz_loadu_ps(m, x + 16 * p), scale);
+        max = _mm512_max_epi32(max, magnitude(v[p]));
+    }
+    float step, inverse;
+    int8_step((uint32_t)_mm512_reduce_max_epi32(max), &step, &inverse);
+    for (size_t p = 0; p < 4; p++)
+        q[p] = _mm512_cvtps_epi32(_mm512_mul_ps(v[p], _mm512_set1_ps(inverse)));
+    __m512i bytes =
+        _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
+    bytes = _mm512_permutexvar_epi32(order, bytes);
+    int32_t bias = -128 * _mm512_reduce_add_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(),
+                                                                      _mm512_set1_epi8(1), bytes));
+    _mm512_storeu_si512(to, bytes);
+    memcpy(to + INT8_VALUE_UNITS * 4, &step, sizeof step);
+    memcpy(to + INT8_VALUE_UNITS * 4 + 4, &bias, sizeof bias);
+}
+
+static void round_row_int8(const float *x, size_t k, float scale, void *out) {
+    char *to = out;
+    for (size_t at = 0; at < k; at += INT8_BLOCK, to += INT8_UNITS * 4)
+        pack_row_block(x + at, k - at, scale, to);
+}
+
+/* 16 columns of a block: n_rows rows, ldb apart. */
+static void pack_columns(const float *b, size_t ldb, size_t n_rows, __mmask16 columns,
+                         const float *scale, char *to) {
+    const __m512i transpose =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
+    __m512i max = _mm512_setzero_si512(), sum = _mm512_setzero_si512();
+    for (size_t i = 0; i < n_rows; i++) {
+        __m512 factor = _mm512_set1_ps(scale ? scale[i] : 1.0f);
+        __m512 x =
+            _mm512_maskz_mul_ps(columns, _mm512_maskz_loadu_ps(columns, b + i * ldb), factor);
+        max = _mm512_max_epi32(max, magnitude(x));
+    }
+    /* int8_step() of each */
+    const __m512 most = _mm512_castsi512_ps(max), all = _mm512_set1_ps(127.0f);
+    const __mmask16 finite = _mm512_cmplt_epi32_mask(max, _mm512_set1_epi32(0x7f800000));
+    const __mmask16 some = _mm512_cmp_ps_mask(most, _mm512_set1_ps(1e-30f), _CMP_NLT_UQ);
+    __m512 inverse = _mm512_maskz_div_ps(some & finite, all, most);
+    __m512 step =
+        _mm512_mask_blend_ps(finite, _mm512_set1_ps(NAN), _mm512_maskz_div_ps(some, most, all));
+    for (size_t i = 0; i < INT8_BLOCK; i += 4, to += PANEL * 4) {
+        __m512i q[4];
+        for (size_t p = 0; p < 4; p++) {
+            size_t row = i + p < n_rows ? i + p : 0;
+            __mmask16 m = i + p < n_rows ? columns : 0;
+            __m512 factor = _mm512_set1_ps(scale ? scale[row] : 1.0f);
+            __m512 x = _mm512_maskz_mul_ps(m, _mm512_maskz_loadu_ps(m, b + row * ldb), factor);
+            q[p] = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
+        }
+        __m512i bytes =
+            _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
+        bytes = _mm512_shuffle_epi8(bytes, transpose);
+        sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), bytes);
+        _mm512_storeu_si512(to, bytes);
+    }
+    _mm512_storeu_ps(to, step);
+    _mm512_storeu_si512(to + PANEL * 4, _mm512_mullo_epi32(sum, _mm512_set1_epi32(-128)));
+}
+
+static void round_panels_int8(const float *b, size_t ldb, size_t k, size_t n, const float *scale,
+                              void *out, size_t panel_bytes) {
+    for (size_t j = 0; j < n; j += PANEL, out = (char *)out + panel_bytes) {
+        const __mmask16 m0 = first_lanes(n - j), m1 = first_lanes(n - j > 16 ? n - j - 16 : 0);
+        char *to = out;
+        for (size_t i = 0; i < k; i += INT8_BLOCK, to += INT8_UNITS * PANEL * 4) {
+            const float *from = b + i * ldb + j, *factors = scale ? scale + i : NULL;
+            size_t n_rows = k - i < INT8_BLOCK ? k - i : INT8_BLOCK;
+            pack_columns(from, ldb, n_rows, m0, factors, to);
+            pack_columns(from + 16, ldb, n_rows, m1, factors, to + 64);
+        }
+    }
+}
+
+static inline int load_unit(const char *unit) {
+    int x;
+    memcpy(&x, unit, sizeof x);
+    return x;
+}
+
+/* The intrinsic, told to stay where it is: gcc moves sums from register to register around it. */
+static inline __attribute__((always_inline)) void add_products(__m512i *sum, __m512i b, __m512i a) {
+    __asm__("vpdpbusd %2, %1, %0" : "+v"(*sum) : "v"(b), "v"(a));
+}
+
+/* m rows (a constant after inlining) x one panel: a block's sums in registers, C's on the stack. */
+static inline __attribute__((always_inline)) void
+tile_int8(const char *a, size_t a_row, size_t a_unit, const char *b, size_t n_units, float *c,
+          size_t ldc, size_t m, __mmask32 exists, bool accumulate, const char *next,
+          size_t next_step) {
+    __m512 total[MAX_ROWS][2];
+    const __mmask16 mask[2] = {(__mmask16)exists, (__mmask16)(exists >> 16)};
+#pragma GCC unroll 8
+    for (size_t i = 0; i < m; i++)
+        for (size_t h = 0; h < 2; h++)
+            total[i][h] = accumulate ? _mm512_maskz_loadu_ps(mask[h], c + i * ldc + 16 * h)
+                                     : _mm512_setzero_ps();
+#pragma GCC unroll 8
+    for (size_t i = 0; i < m; i++) /* the next rows' lines come while these are computed */
+        for (size_t h = 0; h < 2; h++)
+            __builtin_prefetch(c + (m + i) * ldc + 16 * h, 1);
+    for (size_t at = 0; at < n_units; at += INT8_UNITS) {
+        __m512i sum[MAX_ROWS][2];
+        const char *last = a + INT8_VALUE_UNITS * a_unit;
+#pragma GCC unroll 8
+        for (size_t i = 0; i < m; i++)
+            sum[i][0] = sum[i][1] = _mm512_set1_epi32(load_unit(last + i * a_row + a_unit));
+        for (size_t g = 0; g < INT8_VALUE_UNITS; g++, b += PANEL * 4, a += a_unit) {
+            _mm_prefetch(next, _MM_HINT_T0);
+            next += next_step;
+            __m512i b0 = _mm512_loadu_si512(b), b1 = _mm512_loadu_si512(b + 64);
+#pragma GCC unroll 8
+            for (size_t i = 0; i < m; i++) {
+                __m512i x = _mm512_set1_epi32(load_unit(a + i * a_row));
+                add_products(&sum[i][0], b0, x);
+                add_products(&sum[i][1], b1, x);
+            }
+        }
+        for (size_t g = INT8_VALUE_UNITS; g < INT8_UNITS; g++, b += PANEL * 4, a += a_unit) {
+            _mm_prefetch(next, _MM_HINT_T0);
+            next += next_step;
+        }
+#pragma GCC unroll 8
+        for (size_t i = 0; i < m; i++) {
+            __m512 step = _mm512_castsi512_ps(_mm512_set1_epi32(load_unit(last + i * a_row)));
+            for (size_t h = 0; h < 2; h++)
+                total[i][h] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[i][h]), step, total[i][h]);
+        }
+    }
+#pragma GCC unroll 8
+    for (size_t i = 0; i < m; i++)
+        for (size_t h = 0; h < 2; h++)
+            _mm512_mask_storeu_ps(c + i * ldc + 16 * h, mask[h], total[i][h]);
+}
+
+static void multiply_int8(const void *a, size_t a_row, size_t a_unit, const void *b, size_t n_units,
+                          float *c, size_t ldc, size_t m, size_t n, bool accumulate,
+                          const void *next) {
+    const char *from = a, *fetch = next && m >= MAX_ROWS ? next : b;
+    size_t step = next && m >= MAX_ROWS ? PANEL * 4 / (m / MAX_ROWS) : 0;
+    __mmask32 exists = n < PANEL ? (1u << n) - 1 : ~0u;
+    for (; m >= MAX_ROWS; m -= MAX_ROWS, from += MAX_ROWS * a_row, c += MAX_ROWS * ldc) {
+        tile_int8(from, a_row, a_unit, b, n_units, c, ldc, MAX_ROWS, exists, accumulate, fetch,
+                  step);
+        fetch += n_units * step;
+    }
+    for (; m >= 2; m -= 2, from += 2 * a_row, c += 2 * ldc)
+        tile_int8(from, a_row, a_unit, b, n_units, c, ldc, 2, exists, accumulate, from, 0);
+    if (m)
+        tile_int8(from, a_row, a_unit, b, n_units, c, ldc, 1, exists, accumulate, from, 0);
+}
+
 void bl__train_fill_avx512vnni(bl__train_kernels *table) {
     fill_loops(table);
     table->float32 = (bl__gemm){"float32 avx512",
                                 1,
                                 PANEL,
+                                1,
+                                1,
                                 pack_row_float32,
                                 pack_panels_float32,
                                 pack_panels_i8_float32,
@@ -69,4 +242,8 @@ void bl__train_fill_avx512vnni(bl__train_kernels *table) {
                                 multiply_float32,
                                 softmax_float32,
                                 softmax_backward_float32};
+    table->int8 = gemm_int8("int8 avx512vnni");
+    table->int8.pack_row = round_row_int8;
+    table->int8.pack_panels = round_panels_int8;
+    table->int8.multiply = multiply_int8;
 }
