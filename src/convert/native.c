@@ -83,7 +83,7 @@ static bool measure(bl__pool *pool, double *seconds_t2, double *seconds_t5) {
         bl__layout layout = l ? BL_LAYOUT_T5 : BL_LAYOUT_T2;
         streams[l] = (stream){bl__kernels_get(),
                               layout,
-                              bl__malloc(N_TILES * stride_of(layout)),
+                              bl__pages_alloc(N_TILES * stride_of(layout)),
                               {q, COLS, &step, &sum}};
     }
     bool is_measured = streams[0].tiles && streams[1].tiles;
@@ -94,8 +94,9 @@ static bool measure(bl__pool *pool, double *seconds_t2, double *seconds_t5) {
             double t = seconds_of(pool, &streams[l]);
             best[l] = pass == 0 || t < best[l] ? t : best[l];
         }
-    bl__free(streams[0].tiles);
-    bl__free(streams[1].tiles);
+    for (size_t l = 0; l < 2; l++)
+        if (streams[l].tiles)
+            bl__pages_free(streams[l].tiles, N_TILES * stride_of(streams[l].layout));
     if (is_measured) {
         *seconds_t2 = best[0];
         *seconds_t5 = best[1];

@@ -14,18 +14,22 @@
 #include "base/pool.h"
 #include "base/random.h"
 
-enum { MAX_PARTS = 1000 };
+enum { MAX_PARTS = 1000, MAX_THREADS = 64 };
 
 typedef struct job {
     atomic_uint calls[MAX_PARTS];
     uint64_t results[MAX_PARTS]; /* plain memory: each part writes its own */
     size_t n_parts;
     atomic_uint wrong;
+    uint32_t n_threads;
+    atomic_bool busy[MAX_THREADS]; /* each thread does one part at a time */
 } job;
 
 static void do_part(void *context, size_t part, size_t n_parts) {
     job *j = context;
-    if (part >= n_parts || n_parts != j->n_parts) {
+    uint32_t thread = bl__pool_thread();
+    if (part >= n_parts || n_parts != j->n_parts || thread >= j->n_threads ||
+        atomic_exchange(&j->busy[thread], true)) {
         atomic_fetch_add(&j->wrong, 1);
         return;
     }
@@ -36,6 +40,7 @@ static void do_part(void *context, size_t part, size_t n_parts) {
     for (size_t i = 0; i < part % 100; i++)
         sum += bl__random_u64(&random);
     j->results[part] = sum;
+    atomic_store(&j->busy[thread], false);
 }
 
 static job now, alone;
@@ -43,6 +48,7 @@ static job now, alone;
 static void run_and_check(bl__pool *pool, size_t n_parts) {
     memset(&now, 0, sizeof now);
     now.n_parts = n_parts;
+    now.n_threads = bl__pool_threads(pool);
     bl__pool_run(pool, do_part, &now, n_parts);
     assert_int_equal(now.wrong, 0);
     for (size_t part = 0; part < MAX_PARTS; part++)
@@ -55,6 +61,7 @@ static void every_part_runs_once_on_any_number_of_threads(void **state) {
     const uint32_t threads[] = {1, 2, 3, 4, 7, 16, 33};
     const size_t parts[] = {0, 1, 2, 3, 5, 16, 17, 100, MAX_PARTS};
     alone.n_parts = MAX_PARTS;
+    alone.n_threads = 1;
     bl__pool_run(NULL, do_part, &alone, MAX_PARTS); /* no pool: here, in order */
     for (size_t t = 0; t < sizeof threads / sizeof *threads; t++) {
         bl__pool *pool = NULL;
