@@ -55,8 +55,8 @@ static inline __attribute__((always_inline)) void bl__gemm512_meet(__m512i bytes
             memcpy(&four, q + t * q_stride + 4 * plane, sizeof four);
             __m512i x = _mm512_set1_epi32(four);
 #pragma GCC unroll 2
-            for (size_t i = 0; i < n_tiles; i++)
-                sums[i][t] = _mm512_dpbusd_epi32(sums[i][t], w[i], x);
+            for (size_t i = 0; i < n_tiles; i++) /* gcc moves sums about around the intrinsic */
+                __asm__("vpdpbusd %2, %1, %0" : "+v"(sums[i][t]) : "v"(w[i]), "v"(x));
         }
     }
 }
