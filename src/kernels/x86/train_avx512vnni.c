@@ -4,7 +4,7 @@
 #include "kernels/levels.h"
 #include "kernels/train_loops.h"
 
-enum { PANEL = 32, MAX_ROWS = 8 };
+enum { PANEL = 32, MAX_ROWS = 8, STRIPS = 8 };
 PACKERS(FLOAT32, float32, PANEL)
 PACKERS_INT8(PANEL)
 
@@ -98,54 +98,95 @@ static void round_row_int8(const float *x, size_t k, float scale, void *out) {
         pack_row_block(x + at, k - at, scale, to);
 }
 
-/* 16 columns of a block: n_rows rows, ldb apart. */
-static void pack_columns(const float *b, size_t ldb, size_t n_rows, __mmask16 columns,
-                         const float *scale, char *to) {
+/* n strips (a constant after inlining) of 16 columns of a block: n_rows rows, ldb apart. Rows are
+ * read in pieces as long as registers allow, because a line here and there waits for the second
+ * cache. */
+static inline __attribute__((always_inline)) void pack_strips(const float *b, size_t ldb,
+                                                              size_t n_rows, size_t n,
+                                                              __mmask16 columns, const float *scale,
+                                                              char *to, size_t panel_bytes) {
     const __m512i transpose =
         _mm512_broadcast_i32x4(_mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15));
-    __m512i max = _mm512_setzero_si512(), sum = _mm512_setzero_si512();
+    const __m512 all = _mm512_set1_ps(127.0f);
+    __m512i max[STRIPS], sum[STRIPS];
+    __m512 inverse[STRIPS];
+#pragma GCC unroll 8
+    for (size_t s = 0; s < n; s++)
+        max[s] = sum[s] = _mm512_setzero_si512();
     for (size_t i = 0; i < n_rows; i++) {
         __m512 factor = _mm512_set1_ps(scale ? scale[i] : 1.0f);
-        __m512 x =
-            _mm512_maskz_mul_ps(columns, _mm512_maskz_loadu_ps(columns, b + i * ldb), factor);
-        max = _mm512_max_epi32(max, magnitude(x));
+#pragma GCC unroll 8
+        for (size_t s = 0; s < n; s++) {
+            __m512 x = _mm512_maskz_loadu_ps(columns, b + i * ldb + 16 * s);
+            max[s] = _mm512_max_epi32(max[s], magnitude(_mm512_maskz_mul_ps(columns, x, factor)));
+        }
     }
-    /* int8_step() of each */
-    const __m512 most = _mm512_castsi512_ps(max), all = _mm512_set1_ps(127.0f);
-    const __mmask16 finite = _mm512_cmplt_epi32_mask(max, _mm512_set1_epi32(0x7f800000));
-    const __mmask16 some = _mm512_cmp_ps_mask(most, _mm512_set1_ps(1e-30f), _CMP_NLT_UQ);
-    __m512 inverse = _mm512_maskz_div_ps(some & finite, all, most);
-    __m512 step =
-        _mm512_mask_blend_ps(finite, _mm512_set1_ps(NAN), _mm512_maskz_div_ps(some, most, all));
+    char *end = to + INT8_VALUE_UNITS * PANEL * 4;
+#pragma GCC unroll 8
+    for (size_t s = 0; s < n; s++) { /* int8_step() of each */
+        const __m512 most = _mm512_castsi512_ps(max[s]);
+        const __mmask16 finite = _mm512_cmplt_epi32_mask(max[s], _mm512_set1_epi32(0x7f800000));
+        const __mmask16 some = _mm512_cmp_ps_mask(most, _mm512_set1_ps(1e-30f), _CMP_NLT_UQ);
+        inverse[s] = _mm512_maskz_div_ps(some & finite, all, most);
+        _mm512_storeu_ps(end + s / 2 * panel_bytes + s % 2 * 64,
+                         _mm512_mask_blend_ps(finite, _mm512_set1_ps(NAN),
+                                              _mm512_maskz_div_ps(some, most, all)));
+    }
     for (size_t i = 0; i < INT8_BLOCK; i += 4, to += PANEL * 4) {
-        __m512i q[4];
+        const float *from[4];
+        __m512 factor[4];
+        __mmask16 mask[4];
+#pragma GCC unroll 4
         for (size_t p = 0; p < 4; p++) {
             size_t row = i + p < n_rows ? i + p : 0;
-            __mmask16 m = i + p < n_rows ? columns : 0;
-            __m512 factor = _mm512_set1_ps(scale ? scale[row] : 1.0f);
-            __m512 x = _mm512_maskz_mul_ps(m, _mm512_maskz_loadu_ps(m, b + row * ldb), factor);
-            q[p] = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse));
+            from[p] = b + row * ldb;
+            mask[p] = i + p < n_rows ? columns : 0;
+            factor[p] = _mm512_set1_ps(scale ? scale[row] : 1.0f);
         }
-        __m512i bytes =
-            _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
-        bytes = _mm512_shuffle_epi8(bytes, transpose);
-        sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), bytes);
-        _mm512_storeu_si512(to, bytes);
+#pragma GCC unroll 8
+        for (size_t s = 0; s < n; s++) {
+            __m512i q[4];
+#pragma GCC unroll 4
+            for (size_t p = 0; p < 4; p++) {
+                __m512 x = _mm512_maskz_loadu_ps(mask[p], from[p] + 16 * s);
+                x = _mm512_maskz_mul_ps(mask[p], x, factor[p]);
+                q[p] = _mm512_cvtps_epi32(_mm512_mul_ps(x, inverse[s]));
+            }
+            __m512i bytes =
+                _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
+            bytes = _mm512_shuffle_epi8(bytes, transpose);
+            sum[s] = _mm512_dpbusd_epi32(sum[s], _mm512_set1_epi8(1), bytes);
+            _mm512_storeu_si512(to + s / 2 * panel_bytes + s % 2 * 64, bytes);
+        }
     }
-    _mm512_storeu_ps(to, step);
-    _mm512_storeu_si512(to + PANEL * 4, _mm512_mullo_epi32(sum, _mm512_set1_epi32(-128)));
+#pragma GCC unroll 8
+    for (size_t s = 0; s < n; s++)
+        _mm512_storeu_si512(end + PANEL * 4 + s / 2 * panel_bytes + s % 2 * 64,
+                            _mm512_mullo_epi32(sum[s], _mm512_set1_epi32(-128)));
+}
+
+static __attribute__((noinline)) void pack_wide(const float *b, size_t ldb, size_t n_rows,
+                                                const float *scale, char *to, size_t panel_bytes) {
+    pack_strips(b, ldb, n_rows, STRIPS, 0xffff, scale, to, panel_bytes);
+}
+static __attribute__((noinline)) void pack_columns(const float *b, size_t ldb, size_t n_rows,
+                                                   __mmask16 columns, const float *scale,
+                                                   char *to) {
+    pack_strips(b, ldb, n_rows, 1, columns, scale, to, 0);
 }
 
 static void round_panels_int8(const float *b, size_t ldb, size_t k, size_t n, const float *scale,
                               void *out, size_t panel_bytes) {
-    for (size_t j = 0; j < n; j += PANEL, out = (char *)out + panel_bytes) {
-        const __mmask16 m0 = first_lanes(n - j), m1 = first_lanes(n - j > 16 ? n - j - 16 : 0);
-        char *to = out;
-        for (size_t i = 0; i < k; i += INT8_BLOCK, to += INT8_UNITS * PANEL * 4) {
-            const float *from = b + i * ldb + j, *factors = scale ? scale + i : NULL;
-            size_t n_rows = k - i < INT8_BLOCK ? k - i : INT8_BLOCK;
-            pack_columns(from, ldb, n_rows, m0, factors, to);
-            pack_columns(from + 16, ldb, n_rows, m1, factors, to + 64);
+    for (size_t i = 0; i < k; i += INT8_BLOCK) {
+        const float *from = b + i * ldb, *factors = scale ? scale + i : NULL;
+        size_t n_rows = k - i < INT8_BLOCK ? k - i : INT8_BLOCK, j = 0;
+        char *to = (char *)out + i / INT8_BLOCK * INT8_UNITS * PANEL * 4;
+        for (; j + 16 * STRIPS <= n; j += 16 * STRIPS, to += STRIPS / 2 * panel_bytes)
+            pack_wide(from + j, ldb, n_rows, factors, to, panel_bytes);
+        for (; j < n; j += PANEL, to += panel_bytes) {
+            pack_columns(from + j, ldb, n_rows, first_lanes(n - j), factors, to);
+            pack_columns(from + j + 16, ldb, n_rows, first_lanes(n - j > 16 ? n - j - 16 : 0),
+                         factors, to + 64);
         }
     }
 }
