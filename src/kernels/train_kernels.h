@@ -111,8 +111,9 @@ typedef struct bl__train_kernels {
     void (*softmax_backward)(const float *p, float *dp, size_t n, float d, float scale);
     /* x[n] *= factor. */
     void (*scale)(float *x, size_t n, float factor);
-    /* x[n] += y. */
+    /* x[n] += y; out[n] = x + y. */
     void (*add)(float *x, const float *y, size_t n);
+    void (*add_to)(const float *x, const float *y, size_t n, float *out);
     /* out[n] = x * rstd * w. */
     void (*norm_apply)(const float *x, const float *w, float rstd, size_t n, float *out);
     /* With y = x * rstd * w, rstd = 1 / sqrt(mean x^2 + eps):

@@ -30,11 +30,16 @@ typedef float loose16 __attribute__((vector_size(64), aligned(4), may_alias));
 typedef int32_t mask16 __attribute__((vector_size(64)));
 #define LANES(p) (*(const loose16 *)(const void *)(p))
 
-static inline float fold_lanes(float lanes[BL_LANES]) {
-    for (size_t half = BL_LANES / 2; half; half /= 2)
-        for (size_t l = 0; l < half; l++)
-            lanes[l] += lanes[l + half];
-    return lanes[0];
+typedef float lanes8 __attribute__((vector_size(32)));
+typedef float lanes4 __attribute__((vector_size(16)));
+
+/* Halves are added until one lane is left. */
+static inline float fold_lanes(const lanes16 *x) {
+    lanes8 y = __builtin_shufflevector(*x, *x, 0, 1, 2, 3, 4, 5, 6, 7) +
+               __builtin_shufflevector(*x, *x, 8, 9, 10, 11, 12, 13, 14, 15);
+    lanes4 z =
+        __builtin_shufflevector(y, y, 0, 1, 2, 3) + __builtin_shufflevector(y, y, 4, 5, 6, 7);
+    return (z[0] + z[2]) + (z[1] + z[3]);
 }
 
 /* Iterations touch nothing of each other's, even where what is read is what is written. */
@@ -319,19 +324,16 @@ static double sum_squares_loop(const float *x, size_t n) {
 }
 
 static float dot_loop(const float *a, const float *b, size_t n) {
-    float lanes[BL_LANES];
     lanes16 sum = {0};
     size_t i = 0;
     for (; i + BL_LANES <= n; i += BL_LANES)
         sum += LANES(a + i) * LANES(b + i);
-    memcpy(lanes, &sum, sizeof lanes);
     for (size_t l = 0; i < n; i++, l++)
-        lanes[l] += a[i] * b[i];
-    return fold_lanes(lanes);
+        sum[l] += a[i] * b[i];
+    return fold_lanes(&sum);
 }
 
 static float exp_scaled_loop(const float *x, size_t n, float scale, float minus, float *out) {
-    float lanes[BL_LANES];
     lanes16 sum = {0};
     size_t i = 0, whole = n - n % BL_LANES, rest = n - whole;
     EACH_ALONE
@@ -339,19 +341,19 @@ static float exp_scaled_loop(const float *x, size_t n, float scale, float minus,
         out[i] = exp_fused(x[i] * scale - minus);
     for (i = 0; i < whole; i += BL_LANES)
         sum += LANES(out + i);
-    memcpy(lanes, &sum, sizeof lanes);
     if (rest) { /* all lanes at once is faster than some of them */
         float last[BL_LANES];
         for (size_t l = 0; l < BL_LANES; l++)
             last[l] = l < rest ? x[whole + l] : 0.0f;
         for (size_t l = 0; l < BL_LANES; l++)
             last[l] = exp_fused(last[l] * scale - minus);
-        for (size_t l = 0; l < BL_LANES; l++)
-            lanes[l] += l < rest ? last[l] : 0.0f;
         for (size_t l = 0; l < rest; l++)
             out[whole + l] = last[l];
+        for (size_t l = rest; l < BL_LANES; l++)
+            last[l] = 0.0f;
+        sum += LANES(last);
     }
-    return fold_lanes(lanes);
+    return fold_lanes(&sum);
 }
 
 static void softmax_backward_loop(const float *p, float *dp, size_t n, float d, float scale) {
@@ -369,6 +371,12 @@ static void add_loop(float *x, const float *y, size_t n) {
         x[i] += y[i];
 }
 
+static void add_to_loop(const float *restrict x, const float *restrict y, size_t n,
+                        float *restrict out) {
+    for (size_t i = 0; i < n; i++)
+        out[i] = x[i] + y[i];
+}
+
 static void norm_apply_loop(const float *x, const float *w, float rstd, size_t n, float *out) {
     for (size_t i = 0; i < n; i++)
         out[i] = x[i] * rstd * w[i];
@@ -378,15 +386,13 @@ static void norm_apply_loop(const float *x, const float *w, float rstd, size_t n
 static void norm_backward_loop(const float *restrict dy, const float *restrict x,
                                const float *restrict w, float rstd, size_t n, bool accumulate,
                                float *restrict dx, float *restrict dw) {
-    float lanes[BL_LANES];
     lanes16 sum = {0};
     size_t i = 0;
     for (; i + BL_LANES <= n; i += BL_LANES)
         sum += LANES(w + i) * LANES(dy + i) * LANES(x + i);
-    memcpy(lanes, &sum, sizeof lanes);
     for (size_t l = 0; i < n; i++, l++)
-        lanes[l] += w[i] * dy[i] * x[i];
-    float mean = fold_lanes(lanes) / (float)n * rstd * rstd * rstd;
+        sum[l] += w[i] * dy[i] * x[i];
+    float mean = fold_lanes(&sum) / (float)n * rstd * rstd * rstd;
     if (accumulate)
         for (i = 0; i < n; i++) {
             dw[i] += dy[i] * (x[i] * rstd);
@@ -402,21 +408,18 @@ static void norm_backward_loop(const float *restrict dy, const float *restrict x
 /* dx = rstd (dy - mean dy - y mean(dy y)) */
 static void layer_norm_backward_loop(const float *restrict dy, const float *restrict x, float mean,
                                      float rstd, size_t n, bool accumulate, float *restrict dx) {
-    float lanes[2][BL_LANES];
     lanes16 sum = {0}, product = {0};
     size_t i = 0;
     for (; i + BL_LANES <= n; i += BL_LANES) {
         sum += LANES(dy + i);
         product += LANES(dy + i) * (LANES(x + i) - mean);
     }
-    memcpy(lanes[0], &sum, sizeof sum);
-    memcpy(lanes[1], &product, sizeof product);
     for (size_t l = 0; i < n; i++, l++) {
-        lanes[0][l] += dy[i];
-        lanes[1][l] += dy[i] * (x[i] - mean);
+        sum[l] += dy[i];
+        product[l] += dy[i] * (x[i] - mean);
     }
-    float shift = fold_lanes(lanes[0]) / (float)n;
-    float slope = fold_lanes(lanes[1]) / (float)n * rstd * rstd * rstd;
+    float shift = fold_lanes(&sum) / (float)n;
+    float slope = fold_lanes(&product) / (float)n * rstd * rstd * rstd;
     if (accumulate)
         for (i = 0; i < n; i++)
             dx[i] += (dy[i] - shift) * rstd - (x[i] - mean) * slope;
@@ -622,6 +625,7 @@ static inline void fill_loops(bl__train_kernels *table) {
     table->softmax_backward = softmax_backward_loop;
     table->scale = scale_loop;
     table->add = add_loop;
+    table->add_to = add_to_loop;
     table->norm_apply = norm_apply_loop;
     table->norm_backward = norm_backward_loop;
     table->layer_norm_backward = layer_norm_backward_loop;

@@ -121,13 +121,6 @@ static void forward_to_attention(const block *b) {
     rotate(b, l->k, c->n_kv_heads, 1.0f);
 }
 
-/* to[n][dim] = from + delta */
-static void add_residual(const block *b, const float *from, const float *delta, float *to) {
-    size_t n = b->n * b->net->config.dim;
-    memcpy(to, from, n * sizeof *to);
-    b->net->loops->add(to, delta, n);
-}
-
 static void activate(const block *b, const float *gate, const float *up, float *out) {
     size_t n = b->n * b->net->config.ffn_dim;
     (b->net->config.relu2 ? b->net->loops->relu2_glu : b->net->loops->silu_glu)(gate, up, n, out);
@@ -147,8 +140,8 @@ static void project_attention(const block *b, float *y) {
 }
 
 static void add_attention(const block *b, const float *y) {
-    size_t at = b->t * b->net->config.dim;
-    add_residual(b, b->l->x + at, y, b->l->h + at);
+    size_t dim = b->net->config.dim, at = b->t * dim;
+    b->net->loops->add_to(b->l->x + at, y, b->n * dim, b->l->h + at);
 }
 
 /* y[n][dim]: the product of down; scratch->a may be it. */
@@ -175,9 +168,9 @@ static void run_ffn(const block *b, float *y) {
 
 static void add_ffn(const block *b, const float *y) {
     const bl__network *net = b->net;
-    size_t at = b->t * net->config.dim;
-    add_residual(b, b->l->h + at, y,
-                 (b->s->index + 1 < net->config.n_layers ? b->l[1].x : net->final) + at);
+    size_t dim = net->config.dim, at = b->t * dim;
+    float *to = b->s->index + 1 < net->config.n_layers ? b->l[1].x : net->final;
+    net->loops->add_to(b->l->h + at, y, b->n * dim, to + at);
 }
 
 static void forward_from_attention(const block *b) {

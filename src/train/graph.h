@@ -258,7 +258,7 @@ void bl__linears_prepare_exact(bl__network *net);
 void bl__multiply_rows(const bl__gemm *gemm, const void *rows, size_t row_bytes, size_t m,
                        const void *panels, size_t panel_stride, size_t k, size_t n, float *c,
                        size_t ldc, bool accumulate);
-/* c[m][cols] += dY^T X for some panels of rows of dY, at best GROUP_PANELS; both in panels over
+/* c[m][cols] += dY^T X for some panels of rows of dY, GROUP_PANELS at a time; both in panels over
  * n_tokens tokens. Rows of c are ldc apart. */
 void bl__multiply_panels(const bl__gemm *gemm, const void *out, size_t out_stride, const void *in,
                          size_t in_stride, size_t n_tokens, float *c, size_t ldc, size_t m,

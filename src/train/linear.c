@@ -43,22 +43,33 @@ void bl__multiply_rows(const bl__gemm *gemm, const void *rows, size_t row_bytes,
 void bl__multiply_panels(const bl__gemm *gemm, const void *out, size_t out_stride, const void *in,
                          size_t in_stride, size_t n_tokens, float *c, size_t ldc, size_t m,
                          size_t cols) {
-    size_t units = units_of(gemm, n_tokens), unit = gemm->panel * 4;
+    size_t units = units_of(gemm, n_tokens), unit = gemm->panel * 4, panel = gemm->panel;
     size_t most = PANELS_BLOCK / gemm->block_units * gemm->block_units;
-    for (size_t at = 0; at < units; at += most) {
-        size_t n_units = bl__min_size(most, units - at);
-        const char *a = (const char *)out + at * unit;
-        for (size_t i = 0; i < m; i += gemm->panel, a += out_stride) {
-            const char *b = (const char *)in + at * unit;
-            for (size_t j = 0; j < cols; j += gemm->panel, b += in_stride)
-                gemm->multiply(a, 4, unit, b, n_units, c + i * ldc + j, ldc,
-                               bl__min_size(gemm->panel, m - i),
-                               bl__min_size(gemm->panel, cols - j), true,
-                               j + gemm->panel < cols ? b + in_stride
-                               : i + gemm->panel < m  ? a + out_stride
-                                                      : NULL);
+    for (size_t group = 0; group < m; group += GROUP_PANELS * panel)
+        for (size_t at = 0; at < units; at += most) {
+            size_t n_units = bl__min_size(most, units - at);
+            size_t end = bl__min_size(group + GROUP_PANELS * panel, m);
+            bool goes_on = at + most < units, is_last = !goes_on && end == m;
+            /* what comes after these units */
+            const char *then_a = (const char *)out + (goes_on ? group : end) / panel * out_stride +
+                                 (goes_on ? at + most : 0) * unit;
+            const char *then_b = (const char *)in + (goes_on ? at + most : 0) * unit;
+            const char *a = (const char *)out + group / panel * out_stride + at * unit;
+            for (size_t i = group; i < end; i += panel, a += out_stride) {
+                const char *b = (const char *)in + at * unit;
+                for (size_t j = 0; j < cols; j += panel, b += in_stride) {
+                    const char *next = j + panel < cols  ? b + in_stride
+                                       : i + panel < end ? a + out_stride
+                                       : is_last         ? NULL
+                                                         : then_b;
+                    if (i + panel >= end && j + panel < cols && j + 2 * panel >= cols && !is_last)
+                        next = then_a;
+                    gemm->multiply(a, 4, unit, b, n_units, c + i * ldc + j, ldc,
+                                   bl__min_size(panel, m - i), bl__min_size(panel, cols - j), true,
+                                   next);
+                }
+            }
         }
-    }
 }
 
 /* ---- the step's weights ---- */
@@ -447,10 +458,8 @@ static void gradient_part(void *context, size_t part, size_t n_parts) {
         size_t n_panels = ceil_div(l->rows, panel);
         size_t p = panel_at(l, n_panels, base, total * part / n_parts);
         size_t last = panel_at(l, n_panels, base, total * (part + 1) / n_parts);
-        for (size_t n; p < last; p += n) {
-            n = bl__min_size(GROUP_PANELS, last - p);
-            add_gradient(s, i, p, n);
-        }
+        if (p < last)
+            add_gradient(s, i, p, last - p);
         base += n_panels * l->cols;
     }
 }

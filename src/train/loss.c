@@ -177,13 +177,11 @@ static void head_gradient_part(void *context, size_t part, size_t n_parts) {
     const bl__gemm *gemm = net->gemm;
     size_t dim = net->config.dim, vocab = net->config.vocab, panel = gemm->panel;
     size_t n = ceil_div(vocab, panel), bytes = chunk_panel(net);
-    size_t end = n * (part + 1) / n_parts;
-    for (size_t p = n * part / n_parts, here; p < end; p += here) {
-        here = bl__min_size(GROUP_PANELS, end - p);
-        bl__multiply_panels(gemm, (char *)net->head_output + p * bytes, bytes, net->head_input,
-                            bytes, s->chunk_end - s->chunk, net->params[0].grad + p * panel * dim,
-                            dim, bl__min_size(here * panel, vocab - p * panel), dim);
-    }
+    size_t begin = n * part / n_parts, end = n * (part + 1) / n_parts;
+    size_t first = begin * panel, past = bl__min_size(end * panel, vocab);
+    bl__multiply_panels(gemm, (char *)net->head_output + begin * bytes, bytes, net->head_input,
+                        bytes, s->chunk_end - s->chunk, net->params[0].grad + first * dim, dim,
+                        past - first, dim);
 }
 
 double bl__head_run(slice *s) {

@@ -4,7 +4,7 @@
 #include "kernels/levels.h"
 #include "kernels/train_loops.h"
 
-enum { PANEL = 32, MAX_ROWS = 8 };
+enum { PANEL = 32, MAX_ROWS = 8, PANELS = 4 /* packed at once */ };
 
 static void pack_panels_i8_bf16(const int8_t *b, size_t ldb, size_t k, size_t n, void *out,
                                 size_t panel_bytes) {
@@ -40,31 +40,37 @@ static inline __m512i pair_up(__m512 first, __m512 second) {
     return _mm512_permutexvar_epi16(order, (__m512i)_mm512_cvtne2ps_pbh(second, first));
 }
 
+/* Rows i and i + 1 of n panels (a constant after inlining) as units; of the last row alone pairs
+ * with zeros. columns: of each panel. */
+static inline __attribute__((always_inline)) void round_pair(const float *b, size_t ldb, bool alone,
+                                                             size_t n, __mmask32 columns,
+                                                             const float *scale, char *to,
+                                                             size_t panel_bytes) {
+    const __m512 f = _mm512_set1_ps(scale ? scale[0] : 1.0f);
+    const __m512 s = _mm512_set1_ps(scale && !alone ? scale[1] : 1.0f);
+#pragma GCC unroll 8
+    for (size_t h = 0; h < 2 * n; h++) {
+        __mmask16 m = (__mmask16)(columns >> h % 2 * 16), m2 = alone ? 0 : m;
+        __m512 x = _mm512_maskz_loadu_ps(m, b + 16 * h);
+        __m512 y = _mm512_maskz_loadu_ps(m2, b + ldb + 16 * h);
+        _mm512_storeu_si512(to + h / 2 * panel_bytes + h % 2 * 64,
+                            pair_up(_mm512_maskz_mul_ps(m, x, f), _mm512_maskz_mul_ps(m2, y, s)));
+    }
+}
+
 static void round_panels(const float *b, size_t ldb, size_t k, size_t n, const float *scale,
                          void *out, size_t panel_bytes) {
-    for (size_t j = 0; j < n; j += PANEL, out = (char *)out + panel_bytes) {
-        const __mmask16 m0 = first_lanes(n - j), m1 = first_lanes(n - j > 16 ? n - j - 16 : 0);
-        const float *from = b + j;
-        char *to = out;
-        size_t i = 0;
-        for (; i + 2 <= k; i += 2, from += 2 * ldb, to += PANEL * 4) {
-            __m512 f = _mm512_set1_ps(scale ? scale[i] : 1.0f);
-            __m512 s = _mm512_set1_ps(scale ? scale[i + 1] : 1.0f);
-            __m512 a0 = _mm512_maskz_loadu_ps(m0, from), b0 = _mm512_maskz_loadu_ps(m0, from + ldb);
-            __m512 a1 = _mm512_maskz_loadu_ps(m1, from + 16);
-            __m512 b1 = _mm512_maskz_loadu_ps(m1, from + ldb + 16);
-            _mm512_storeu_si512(
-                to, pair_up(_mm512_maskz_mul_ps(m0, a0, f), _mm512_maskz_mul_ps(m0, b0, s)));
-            _mm512_storeu_si512(
-                to + 64, pair_up(_mm512_maskz_mul_ps(m1, a1, f), _mm512_maskz_mul_ps(m1, b1, s)));
-        }
-        if (i == k)
-            continue;
-        __m512 f = _mm512_set1_ps(scale ? scale[i] : 1.0f), none = _mm512_setzero_ps();
-        __m512 a0 = _mm512_maskz_mul_ps(m0, _mm512_maskz_loadu_ps(m0, from), f);
-        __m512 a1 = _mm512_maskz_mul_ps(m1, _mm512_maskz_loadu_ps(m1, from + 16), f);
-        _mm512_storeu_si512(to, pair_up(a0, none));
-        _mm512_storeu_si512(to + 64, pair_up(a1, none));
+    char *to = out;
+    size_t j = 0;
+    for (; j + PANELS * PANEL <= n; j += PANELS * PANEL, to += PANELS * panel_bytes)
+        for (size_t i = 0; i < k; i += 2)
+            round_pair(b + i * ldb + j, ldb, i + 1 == k, PANELS, ~0u, scale ? scale + i : NULL,
+                       to + i / 2 * (PANEL * 4), panel_bytes);
+    for (; j < n; j += PANEL, to += panel_bytes) {
+        __mmask32 columns = n - j < PANEL ? (1u << (n - j)) - 1 : ~0u;
+        for (size_t i = 0; i < k; i += 2)
+            round_pair(b + i * ldb + j, ldb, i + 1 == k, 1, columns, scale ? scale + i : NULL,
+                       to + i / 2 * (PANEL * 4), panel_bytes);
     }
 }
 

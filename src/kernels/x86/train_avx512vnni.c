@@ -68,9 +68,21 @@ static inline __m512i magnitude(__m512 x) {
     return _mm512_and_si512(_mm512_castps_si512(x), _mm512_set1_epi32(0x7fffffff));
 }
 
-/* 64 values times factor, as a block's units: integers at most 127, so that no pack saturates. */
-static void pack_row_block(const float *x, size_t n, float factor, char *to) {
+/* 64 rounded values as they lie in k. */
+static inline __m512i join_bytes(const __m512i q[4]) {
     const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    __m512i bytes =
+        _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
+    return _mm512_permutexvar_epi32(order, bytes);
+}
+
+static inline __m512i sum_bytes(__m512i sum, __m512i bytes) {
+    return _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1), bytes);
+}
+
+/* n <= 64 values times factor, as a block's units: integers at most 127, so that no pack saturates.
+ */
+static void pack_row_block(const float *x, size_t n, float factor, char *to) {
     __m512 v[4], scale = _mm512_set1_ps(factor);
     __m512i q[4], max = _mm512_setzero_si512();
     for (size_t p = 0; p < 4; p++) {
@@ -82,19 +94,70 @@ static void pack_row_block(const float *x, size_t n, float factor, char *to) {
     int8_step((uint32_t)_mm512_reduce_max_epi32(max), &step, &inverse);
     for (size_t p = 0; p < 4; p++)
         q[p] = _mm512_cvtps_epi32(_mm512_mul_ps(v[p], _mm512_set1_ps(inverse)));
-    __m512i bytes =
-        _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
-    bytes = _mm512_permutexvar_epi32(order, bytes);
-    int32_t bias = -128 * _mm512_reduce_add_epi32(_mm512_dpbusd_epi32(_mm512_setzero_si512(),
-                                                                      _mm512_set1_epi8(1), bytes));
+    __m512i bytes = join_bytes(q);
+    int32_t bias = -128 * _mm512_reduce_add_epi32(sum_bytes(_mm512_setzero_si512(), bytes));
     _mm512_storeu_si512(to, bytes);
     memcpy(to + INT8_VALUE_UNITS * 4, &step, sizeof step);
     memcpy(to + INT8_VALUE_UNITS * 4 + 4, &bias, sizeof bias);
 }
 
+/* The sum, or the largest, of each of four vectors. */
+static inline __attribute__((always_inline)) __m128i fold_four(const __m512i x[4], bool adds) {
+#define FOLD(a, b) (adds ? _mm512_add_epi32(a, b) : _mm512_max_epi32(a, b))
+    __m512i low = FOLD(_mm512_unpacklo_epi32(x[0], x[1]), _mm512_unpackhi_epi32(x[0], x[1]));
+    __m512i high = FOLD(_mm512_unpacklo_epi32(x[2], x[3]), _mm512_unpackhi_epi32(x[2], x[3]));
+    low = FOLD(_mm512_unpacklo_epi64(low, high), _mm512_unpackhi_epi64(low, high));
+    low = FOLD(low, _mm512_shuffle_i32x4(low, low, 0x4e));
+    low = FOLD(low, _mm512_shuffle_i32x4(low, low, 0xb1));
+#undef FOLD
+    return _mm512_castsi512_si128(low);
+}
+
+/* Four blocks at once, which share what is done once a block. */
+static void pack_row_blocks(const float *x, float factor, char *to) {
+    const size_t bytes_apart = INT8_UNITS * 4;
+    __m512 v[4][4], scale = _mm512_set1_ps(factor);
+    __m512i max[4], sum[4];
+#pragma GCC unroll 4
+    for (size_t b = 0; b < 4; b++) {
+        max[b] = _mm512_setzero_si512();
+#pragma GCC unroll 4
+        for (size_t p = 0; p < 4; p++) {
+            v[b][p] = _mm512_mul_ps(_mm512_loadu_ps(x + 64 * b + 16 * p), scale);
+            max[b] = _mm512_max_epi32(max[b], magnitude(v[b][p]));
+        }
+    }
+    /* int8_step() of each */
+    const __m128i bits = fold_four(max, false);
+    const __m128 most = _mm_castsi128_ps(bits), all = _mm_set1_ps(127.0f);
+    const __mmask8 finite = _mm_cmplt_epi32_mask(bits, _mm_set1_epi32(0x7f800000));
+    const __mmask8 some = _mm_cmp_ps_mask(most, _mm_set1_ps(1e-30f), _CMP_NLT_UQ);
+    const __m512 inverse = _mm512_castps128_ps512(_mm_maskz_div_ps(some & finite, all, most));
+    __m128i step = _mm_castps_si128(
+        _mm_mask_blend_ps(finite, _mm_set1_ps(NAN), _mm_maskz_div_ps(some, most, all)));
+#pragma GCC unroll 4
+    for (size_t b = 0; b < 4; b++) {
+        const __m512 own = _mm512_permutexvar_ps(_mm512_set1_epi32((int)b), inverse);
+        __m512i q[4];
+#pragma GCC unroll 4
+        for (size_t p = 0; p < 4; p++)
+            q[p] = _mm512_cvtps_epi32(_mm512_mul_ps(v[b][p], own));
+        __m512i bytes = join_bytes(q);
+        sum[b] = sum_bytes(_mm512_setzero_si512(), bytes);
+        _mm512_storeu_si512(to + b * bytes_apart, bytes);
+    }
+    const __m128i bias = _mm_mullo_epi32(fold_four(sum, true), _mm_set1_epi32(-128));
+    const __m128i pairs[2] = {_mm_unpacklo_epi32(step, bias), _mm_unpackhi_epi32(step, bias)};
+    for (size_t b = 0; b < 4; b++)
+        memcpy(to + b * bytes_apart + INT8_VALUE_UNITS * 4, (const char *)pairs + 8 * b, 8);
+}
+
 static void round_row_int8(const float *x, size_t k, float scale, void *out) {
     char *to = out;
-    for (size_t at = 0; at < k; at += INT8_BLOCK, to += INT8_UNITS * 4)
+    size_t at = 0;
+    for (; at + 4 * INT8_BLOCK <= k; at += 4 * INT8_BLOCK, to += 4 * INT8_UNITS * 4)
+        pack_row_blocks(x + at, scale, to);
+    for (; at < k; at += INT8_BLOCK, to += INT8_UNITS * 4)
         pack_row_block(x + at, k - at, scale, to);
 }
 
@@ -155,7 +218,7 @@ static inline __attribute__((always_inline)) void pack_strips(const float *b, si
             __m512i bytes =
                 _mm512_packs_epi16(_mm512_packs_epi32(q[0], q[1]), _mm512_packs_epi32(q[2], q[3]));
             bytes = _mm512_shuffle_epi8(bytes, transpose);
-            sum[s] = _mm512_dpbusd_epi32(sum[s], _mm512_set1_epi8(1), bytes);
+            sum[s] = sum_bytes(sum[s], bytes);
             _mm512_storeu_si512(to + s / 2 * panel_bytes + s % 2 * 64, bytes);
         }
     }
