@@ -292,20 +292,31 @@ static inline void multiply_row_int8(size_t panel, const char *a, size_t a_unit,
 
 /* ---- loops ---- */
 
+static inline void keep_larger(lanes16 *most, const float *x) {
+    mask16 keep = *most > LANES(x);
+    *most = (lanes16)(((mask16)*most & keep) | ((mask16)LANES(x) & ~keep));
+}
+
+/* Four at a time, or each comparison would wait for the one before it. */
 static float max_loop(const float *x, size_t n) {
-    float lanes[BL_LANES], most = x[0];
+    float lanes[4 * BL_LANES], most = x[0];
     size_t i = 0;
-    for (size_t l = 0; l < BL_LANES; l++)
+    for (size_t l = 0; l < 4 * BL_LANES; l++)
         lanes[l] = most;
-    lanes16 high = LANES(lanes);
-    for (; i + BL_LANES <= n; i += BL_LANES) {
-        mask16 keep = high > LANES(x + i);
-        high = (lanes16)(((mask16)high & keep) | ((mask16)LANES(x + i) & ~keep));
+    lanes16 a = LANES(lanes), b = a, c = a, d = a;
+    for (; i + 4 * BL_LANES <= n; i += 4 * BL_LANES) {
+        keep_larger(&a, x + i);
+        keep_larger(&b, x + i + BL_LANES);
+        keep_larger(&c, x + i + 2 * BL_LANES);
+        keep_larger(&d, x + i + 3 * BL_LANES);
     }
-    memcpy(lanes, &high, sizeof lanes);
+    memcpy(lanes, &a, sizeof a);
+    memcpy(lanes + BL_LANES, &b, sizeof b);
+    memcpy(lanes + 2 * BL_LANES, &c, sizeof c);
+    memcpy(lanes + 3 * BL_LANES, &d, sizeof d);
     for (size_t l = 0; i < n; i++, l++)
         lanes[l] = lanes[l] > x[i] ? lanes[l] : x[i];
-    for (size_t l = 0; l < BL_LANES; l++)
+    for (size_t l = 0; l < 4 * BL_LANES; l++)
         most = most > lanes[l] ? most : lanes[l];
     return most;
 }

@@ -31,7 +31,9 @@ typedef struct query_block {
     size_t head, t, n; /* query head; tokens t ... t + n - 1 of the row */
     size_t begin;      /* first key that any sees, down to a whole panel */
     size_t n_keys;     /* t + n: keys begin ... n_keys - 1 count */
-    size_t at;         /* of its first value in [tokens][q_dim] */
+    size_t late; /* as many of the last keys, whole panels, as of the first queries, which see none
+                    of them: half the block, or 0 */
+    size_t at;   /* of its first value in [tokens][q_dim] */
 } query_block;
 
 static head_job make_job(slice *s, size_t item, scratch *w) {
@@ -58,6 +60,7 @@ static query_block make_block(const head_job *j, size_t g, size_t t) {
     q.n = bl__min_size(BLOCK_TOKENS, j->n - t);
     q.begin = first_seen(j->s, j->first + t) / j->gemm->panel * j->gemm->panel;
     q.n_keys = t + q.n;
+    q.late = q.n == BLOCK_TOKENS && BLOCK_TOKENS / 2 % j->gemm->panel == 0 ? BLOCK_TOKENS / 2 : 0;
     q.at = (j->first + t) * j->q_stride + q.head * j->d;
     return q;
 }
@@ -70,21 +73,32 @@ static size_t kv_at(const head_job *j) {
 static void multiply_keys(const head_job *j, const query_block *q, const float *x,
                           const void *keys_t, float *out) {
     size_t row_bytes = units_of(j->gemm, j->d) * 4, bytes = panel_bytes(j->gemm, j->d);
+    size_t stride = j->net->score_stride, first_late = q->n_keys - q->late;
+    const char *panels = keys_t;
     for (size_t i = 0; i < q->n; i++)
         j->gemm->pack_row(x + q->at + i * j->q_stride, j->d, 1.0f,
                           (char *)j->w->score_rows + i * row_bytes);
     bl__multiply_rows(j->gemm, j->w->score_rows, row_bytes, q->n,
-                      (const char *)keys_t + q->begin / j->gemm->panel * bytes, bytes, j->d,
-                      q->n_keys - q->begin, out + q->begin, j->net->score_stride, false);
+                      panels + q->begin / j->gemm->panel * bytes, bytes, j->d,
+                      first_late - q->begin, out + q->begin, stride, false);
+    bl__multiply_rows(j->gemm, (char *)j->w->score_rows + q->late * row_bytes, row_bytes,
+                      q->n - q->late, panels + first_late / j->gemm->panel * bytes, bytes, j->d,
+                      q->late, out + q->late * stride + first_late, stride, false);
 }
 
 /* out[n][d] = the rows of [n][begin ... n_keys] in scratch times the panels of [keys][d]. */
 static void multiply_values(const head_job *j, const query_block *q, const void *values,
                             float *out) {
-    size_t n_keys = q->n_keys - q->begin;
-    bl__multiply_rows(j->gemm, j->w->score_rows, units_of(j->gemm, n_keys) * 4, q->n,
-                      (const char *)values + panel_bytes(j->gemm, q->begin),
-                      panel_bytes(j->gemm, j->n), n_keys, j->d, out + q->at, j->q_stride, false);
+    const bl__gemm *gemm = j->gemm;
+    size_t row_bytes = units_of(gemm, q->n_keys - q->begin) * 4, stride = panel_bytes(gemm, j->n);
+    size_t n_early = q->n_keys - q->late - q->begin;
+    const char *panels = (const char *)values + panel_bytes(gemm, q->begin);
+    const char *late_rows = (const char *)j->w->score_rows + q->late * row_bytes;
+    bl__multiply_rows(gemm, j->w->score_rows, row_bytes, q->n, panels, stride, n_early, j->d,
+                      out + q->at, j->q_stride, false);
+    bl__multiply_rows(gemm, late_rows + units_of(gemm, n_early) * 4, row_bytes, q->n - q->late,
+                      panels + panel_bytes(gemm, n_early), stride, q->late, j->d,
+                      out + q->at + q->late * j->q_stride, j->q_stride, true);
 }
 
 /* What each query of a block sees, and its numbers. */
@@ -158,13 +172,16 @@ static void add_transposed(const head_job *j, const query_block *q, const void *
                            const void *panels, float *out) {
     const bl__gemm *gemm = j->gemm;
     size_t bytes = panel_bytes(gemm, q->n), p_bytes = score_panel(gemm, q->n);
-    for (size_t key = q->begin; key < q->n_keys; key += gemm->panel)
-        for (size_t c = 0; c < j->d; c += gemm->panel)
-            gemm->multiply((const char *)p + (key - q->begin) / gemm->panel * p_bytes, 4,
-                           gemm->panel * 4, (const char *)panels + c / gemm->panel * bytes,
-                           units_of(gemm, q->n), out + key * j->kv_stride + c, j->kv_stride,
+    for (size_t key = q->begin; key < q->n_keys; key += gemm->panel) {
+        size_t first = key < q->n_keys - q->late ? 0 : q->late, skip = panel_bytes(gemm, first);
+        const char *a = (const char *)p + (key - q->begin) / gemm->panel * p_bytes + skip;
+        const char *b = (const char *)panels + skip;
+        for (size_t c = 0; c < j->d; c += gemm->panel, b += bytes)
+            gemm->multiply(a, 4, gemm->panel * 4, b, units_of(gemm, q->n - first),
+                           out + key * j->kv_stride + c, j->kv_stride,
                            bl__min_size(gemm->panel, q->n_keys - key),
                            bl__min_size(gemm->panel, j->d - c), true, NULL);
+    }
 }
 
 static void backward_block(const head_job *j, const query_block *q) {
