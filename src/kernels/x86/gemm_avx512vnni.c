@@ -25,55 +25,7 @@ add_tokens(const bl__gemm_piece *p, size_t n_tiles, size_t first, size_t n, bl__
     bl__gemm512_store(sums, n_tiles, first, n, dots);
 }
 
-/* Functions of their own, or gcc keeps what one needs in registers that another is short of. */
-static __attribute__((noinline)) void add_12(const bl__gemm_piece *p, size_t first,
-                                             bl__gemm_dots *dots) {
-    if (p->n_tiles == 2)
-        add_tokens(p, 2, first, 12, dots);
-    else
-        add_tokens(p, 1, first, 12, dots);
-}
-static __attribute__((noinline)) void add_8(const bl__gemm_piece *p, size_t first,
-                                            bl__gemm_dots *dots) {
-    if (p->n_tiles == 2)
-        add_tokens(p, 2, first, 8, dots);
-    else
-        add_tokens(p, 1, first, 8, dots);
-}
-static __attribute__((noinline)) void add_4(const bl__gemm_piece *p, size_t first,
-                                            bl__gemm_dots *dots) {
-    if (p->n_tiles == 2)
-        add_tokens(p, 2, first, 4, dots);
-    else
-        add_tokens(p, 1, first, 4, dots);
-}
-static __attribute__((noinline)) void add_1(const bl__gemm_piece *p, size_t first,
-                                            bl__gemm_dots *dots) {
-    if (p->n_tiles == 2)
-        add_tokens(p, 2, first, 1, dots);
-    else
-        add_tokens(p, 1, first, 1, dots);
-}
-
-void bl__gemm512_add_from(const bl__gemm_piece *p, size_t first, bl__gemm_dots *dots) {
-    size_t t = first;
-    for (; t + 12 <= p->n_tokens; t += 12)
-        add_12(p, t, dots);
-    for (; t + 8 <= p->n_tokens; t += 8)
-        add_8(p, t, dots);
-    for (; t + 4 <= p->n_tokens; t += 4)
-        add_4(p, t, dots);
-    for (; t < p->n_tokens; t++)
-        add_1(p, t, dots);
-}
-
-static void add_piece(const bl__gemm_piece *p, bl__gemm_dots *dots) {
-    bl__gemm512_add_from(p, 0, dots);
-}
-
-/* ---- columns that are one piece: sums stay in registers from first to last ---- */
-
-/* A tile or two with some tokens, and where the results go. */
+/* A tile or two with some tokens, all columns as one piece, and where the results go. */
 typedef struct whole {
     bl__gemm_piece piece;
     const uint8_t *scales;
@@ -108,30 +60,44 @@ static inline __attribute__((always_inline)) void multiply_tokens(const whole *w
     }
 }
 
-static __attribute__((noinline)) void multiply_12(const whole *w, size_t first) {
-    if (w->piece.n_tiles == 2)
-        multiply_tokens(w, 2, first, 12);
-    else
-        multiply_tokens(w, 1, first, 12);
+/* Functions of their own, or gcc keeps what one needs in registers that another is short of. */
+#define OF_TOKENS(n)                                                                               \
+    static __attribute__((noinline)) void add_##n(const bl__gemm_piece *p, size_t first,           \
+                                                  bl__gemm_dots *dots) {                           \
+        if (p->n_tiles == 2)                                                                       \
+            add_tokens(p, 2, first, n, dots);                                                      \
+        else                                                                                       \
+            add_tokens(p, 1, first, n, dots);                                                      \
+    }                                                                                              \
+    static __attribute__((noinline)) void multiply_##n(const whole *w, size_t first) {             \
+        if (w->piece.n_tiles == 2)                                                                 \
+            multiply_tokens(w, 2, first, n);                                                       \
+        else                                                                                       \
+            multiply_tokens(w, 1, first, n);                                                       \
+    }                                                                                              \
+    static void multiply_##n(const whole *w, size_t first)
+OF_TOKENS(12);
+OF_TOKENS(8);
+OF_TOKENS(4);
+OF_TOKENS(1);
+
+void bl__gemm512_add_from(const bl__gemm_piece *p, size_t first, bl__gemm_dots *dots) {
+    size_t t = first;
+    for (; t + 12 <= p->n_tokens; t += 12)
+        add_12(p, t, dots);
+    for (; t + 8 <= p->n_tokens; t += 8)
+        add_8(p, t, dots);
+    for (; t + 4 <= p->n_tokens; t += 4)
+        add_4(p, t, dots);
+    for (; t < p->n_tokens; t++)
+        add_1(p, t, dots);
 }
-static __attribute__((noinline)) void multiply_8(const whole *w, size_t first) {
-    if (w->piece.n_tiles == 2)
-        multiply_tokens(w, 2, first, 8);
-    else
-        multiply_tokens(w, 1, first, 8);
+
+static void add_piece(const bl__gemm_piece *p, bl__gemm_dots *dots) {
+    bl__gemm512_add_from(p, 0, dots);
 }
-static __attribute__((noinline)) void multiply_4(const whole *w, size_t first) {
-    if (w->piece.n_tiles == 2)
-        multiply_tokens(w, 2, first, 4);
-    else
-        multiply_tokens(w, 1, first, 4);
-}
-static __attribute__((noinline)) void multiply_1(const whole *w, size_t first) {
-    if (w->piece.n_tiles == 2)
-        multiply_tokens(w, 2, first, 1);
-    else
-        multiply_tokens(w, 1, first, 1);
-}
+
+/* ---- columns that are one piece: sums stay in registers from first to last ---- */
 
 static void multiply_tiles(const whole *w) {
     size_t t = 0, left = w->piece.n_tokens;
