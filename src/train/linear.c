@@ -58,12 +58,13 @@ void bl__multiply_panels(const bl__gemm *gemm, const void *out, size_t out_strid
             for (size_t i = group; i < end; i += panel, a += out_stride) {
                 const char *b = (const char *)in + at * unit;
                 for (size_t j = 0; j < cols; j += panel, b += in_stride) {
-                    const char *next = j + panel < cols  ? b + in_stride
-                                       : i + panel < end ? a + out_stride
-                                       : is_last         ? NULL
-                                                         : then_b;
-                    if (i + panel >= end && j + panel < cols && j + 2 * panel >= cols && !is_last)
-                        next = then_a;
+                    bool goes_right = j + panel < cols, goes_down = i + panel < end;
+                    bool is_next_to_last = !goes_down && goes_right && j + 2 * panel >= cols;
+                    const char *next = is_next_to_last && !is_last ? then_a
+                                       : goes_right                ? b + in_stride
+                                       : goes_down                 ? a + out_stride
+                                       : is_last                   ? NULL
+                                                                   : then_b;
                     gemm->multiply(a, 4, unit, b, n_units, c + i * ldc + j, ldc,
                                    bl__min_size(panel, m - i), bl__min_size(panel, cols - j), true,
                                    next);
