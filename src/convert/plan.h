@@ -72,9 +72,10 @@ bl_status bl__plan_linear(bl__plan_tensor *tensor, const bl__plan_options *optio
 /* Settles the targets of linears that were planned with options->native, of which the size of the
  * whole model and the speed of this machine are a part. */
 void bl__plan_choose_native(bl__plan *plan, bl__pool *pool);
-/* The layout of ternary weights in a model with so many: bl__layout_choose_native()'s, but T2 where
- * it is measured to be faster with the threads of the pool, which takes a tenth of a second; not
- * where memory is too short for that. */
+/* The layout of ternary weights in a model with so many: bl__layout_choose_native()'s, but in
+ * models that second-level caches do not hold the other one where it is measured to be faster with
+ * the threads of the pool, which takes a tenth of a second; not where memory is too short for that.
+ */
 bl__layout bl__native_fastest(bl__pool *pool, uint64_t n_weights);
 /* Whether every row is ternary. */
 bl_status bl__plan_is_ternary(const bl__plan_tensor *tensor, bl__pool *pool, bool *out,

@@ -485,21 +485,24 @@ static bl__layout native_choice(bl__pool *pool, uint64_t rows, bool binary) {
     return tensor.target;
 }
 
-/* By size, and beyond what caches hold by what this machine is found to do, which a test cannot
- * know; without memory to find out, by the rule. */
+/* By size, and where that is beyond the second caches by what this machine is found to do, which a
+ * test cannot know; without memory to find out, by the rule. */
 static void test_native_by_machine(void **state) {
     (void)state;
     bl__pool *pool = NULL;
     assert_int_equal(bl__pool_create(2, false, &pool, NULL), BL_OK);
-    assert_int_equal(native_choice(pool, 1 << 13, false), BL_LAYOUT_T2);
+    assert_int_equal(native_choice(pool, (1 << 11) - 1, false), BL_LAYOUT_T2);
     assert_int_equal(native_choice(pool, 1 << 13, true), BL_LAYOUT_B1);
     assert_int_equal(native_choice(pool, 1 << 14, true), BL_LAYOUT_B1);
-    bl__layout found = native_choice(pool, 1 << 14, false);
-    assert_true(found == BL_LAYOUT_T2 || found == BL_LAYOUT_T5);
-    for (long nth = 1; nth <= 2; nth++) {
-        bl__alloc_fail_at(nth);
-        assert_int_equal(native_choice(pool, 1 << 14, false), BL_LAYOUT_T5);
-        bl__alloc_fail_at(0);
+    for (uint64_t rows = 1 << 11; rows <= 1 << 15; rows *= 2) {
+        bl__layout found = native_choice(pool, rows, false);
+        assert_true(found == BL_LAYOUT_T2 || found == BL_LAYOUT_T5);
+        for (long nth = 1; nth <= 2; nth++) {
+            bl__alloc_fail_at(nth);
+            assert_int_equal(native_choice(pool, rows, false),
+                             rows <= 1 << 13 ? BL_LAYOUT_T2 : BL_LAYOUT_T5);
+            bl__alloc_fail_at(0);
+        }
     }
     bl__pool_free(pool);
 }
