@@ -1,5 +1,5 @@
-/* Owns the order of loops in a product of T2 or T5 with many tokens, which all levels of x86 share,
- * and what is done with the sums. Must not know how a piece of a product is made.
+/* Owns the order of loops in a product of T2 with many tokens, and what is done with the sums, at
+ * all levels of x86 but those of gemm512.h. Must not know how a piece of a product is made.
  *
  * As many tokens as fit the second cache meet one tile or two after the other, a piece of columns
  * at a time: the piece's weights stay in the first cache for all these tokens. Between pieces sums
@@ -32,8 +32,7 @@ typedef int32_t bl__gemm_dots[BL_GEMM_TILES][BL_GEMM_TOKENS][BL_T2_ROWS];
 /* Adds the products of codes and activations to dots[tile][token][row]. */
 typedef void bl__gemm_add(const bl__gemm_piece *piece, bl__gemm_dots *dots);
 
-/* As ternary_gemm of the table. piece_blocks: the most blocks of a piece; a piece has fewer only
- * at the end of the columns. */
+/* Of ternary_gemm of the table. */
 #define BL_GEMM_ARGUMENTS                                                                          \
     const uint8_t *tiles, size_t rows, size_t cols, size_t first_tile, size_t n_tiles,             \
         const bl__q8 *x, size_t n_tokens, float *out, size_t out_stride
@@ -69,11 +68,11 @@ static inline void bl__gemm_write(const int32_t (*dots)[BL_T2_ROWS], const uint8
     }
 }
 
-/* stride: bytes of a tile; piece_bytes: of a whole piece. */
+/* By `add` for each piece of piece_blocks blocks, or fewer at the end of the columns. */
 static inline __attribute__((always_inline)) void
-bl__gemm_run_tiles(bl__gemm_add *add, size_t stride, size_t piece_blocks, size_t piece_bytes,
-                   BL_GEMM_ARGUMENTS) {
-    size_t n_blocks = bl__t2_blocks(cols), end = first_tile + n_tiles;
+bl__gemm_run(bl__gemm_add *add, size_t piece_blocks, BL_GEMM_ARGUMENTS) {
+    size_t stride = bl__t2_stride(cols), n_blocks = bl__t2_blocks(cols);
+    size_t end = first_tile + n_tiles;
     bl__gemm_dots dots;
     for (size_t t = 0, n; t < n_tokens; t += n) {
         n = n_tokens - t < BL_GEMM_TOKENS ? n_tokens - t : BL_GEMM_TOKENS;
@@ -89,7 +88,7 @@ bl__gemm_run_tiles(bl__gemm_add *add, size_t stride, size_t piece_blocks, size_t
                 n);
             for (size_t b = 0; b < n_blocks; b += piece_blocks) {
                 const bl__gemm_piece piece = {
-                    .blocks = scales + BL_T2_SCALE_BYTES + b / piece_blocks * piece_bytes,
+                    .blocks = scales + BL_T2_SCALE_BYTES + b * BL_T2_BLOCK_BYTES,
                     .tile_stride = stride,
                     .n_tiles = n_here,
                     .n_blocks = n_blocks - b < piece_blocks ? n_blocks - b : piece_blocks,
@@ -104,13 +103,6 @@ bl__gemm_run_tiles(bl__gemm_add *add, size_t stride, size_t piece_blocks, size_t
                                to + i * BL_T2_ROWS, out_stride);
         }
     }
-}
-
-/* Of T2. */
-static inline __attribute__((always_inline)) void
-bl__gemm_run(bl__gemm_add *add, size_t piece_blocks, BL_GEMM_ARGUMENTS) {
-    bl__gemm_run_tiles(add, bl__t2_stride(cols), piece_blocks, piece_blocks * BL_T2_BLOCK_BYTES,
-                       tiles, rows, cols, first_tile, n_tiles, x, n_tokens, out, out_stride);
 }
 
 #endif

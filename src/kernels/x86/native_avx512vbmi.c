@@ -165,14 +165,15 @@ static inline __attribute__((always_inline)) void split_tiles(const bl__gemm_pie
 }
 
 /* The first n tokens (n and n_tiles constants after inlining). */
-static inline __attribute__((always_inline)) void
-add_first(const bl__gemm_piece *p, size_t n_tiles, size_t n, bl__gemm_dots *dots, unpacked t2) {
+static inline __attribute__((always_inline)) void add_first(const bl__gemm512_piece *whole,
+                                                            size_t n_tiles, size_t n, unpacked t2) {
+    const bl__gemm_piece *p = &whole->piece;
     size_t stride = p->q_stride, block = 0, at = 0;
     const int8_t *q = p->q;
     tables t = load_tables();
     bl__gemm512_sums sums;
     __m512i codes[BL_GEMM_TILES], last[BL_GEMM_TILES];
-    bl__gemm512_load(dots, n_tiles, 0, n, sums);
+    bl__gemm512_begin(whole, n_tiles, 0, n, sums);
     for (; block + BL_T5_GROUP_T2_BLOCKS <= p->n_blocks; block++, q += BL_T2_COLS) {
         last[0] = last[1] = _mm512_setzero_si512();
         for (size_t b = 0; b < BL_T5_GROUP_BLOCKS; b++, block++, q += BL_T2_COLS, at += 64) {
@@ -188,37 +189,37 @@ add_first(const bl__gemm_piece *p, size_t n_tiles, size_t n, bl__gemm_dots *dots
         keep(codes, n_tiles, block, t2);
         bl__gemm512_meet(codes, n_tiles, q, stride, n, sums);
     }
-    bl__gemm512_store(sums, n_tiles, 0, n, dots);
+    bl__gemm512_end(whole, n_tiles, 0, n, sums);
 }
 
-static inline __attribute__((always_inline)) void add_tiles(const bl__gemm_piece *p, size_t n_tiles,
-                                                            bl__gemm_dots *dots) {
+static inline __attribute__((always_inline)) void add_tiles(const bl__gemm512_piece *p,
+                                                            size_t n_tiles) {
     unpacked t2;
-    bl__gemm_piece rest = *p;
-    size_t n = p->n_tokens >= 8 ? 8 : p->n_tokens >= 4 ? 4 : p->n_tokens >= 2 ? 2 : 1;
-    rest.blocks = t2[0];
-    rest.tile_stride = sizeof t2[0];
+    bl__gemm512_piece rest = *p;
+    size_t left = p->piece.n_tokens, n = left >= 8 ? 8 : left >= 4 ? 4 : left >= 2 ? 2 : 1;
+    rest.piece.blocks = t2[0];
+    rest.piece.tile_stride = sizeof t2[0];
     if (n == 8)
-        add_first(p, n_tiles, 8, dots, t2);
+        add_first(p, n_tiles, 8, t2);
     else if (n == 4)
-        add_first(p, n_tiles, 4, dots, t2);
+        add_first(p, n_tiles, 4, t2);
     else if (n == 2)
-        add_first(p, n_tiles, 2, dots, t2);
+        add_first(p, n_tiles, 2, t2);
     else
-        add_first(p, n_tiles, 1, dots, t2);
-    bl__gemm512_add_from(&rest, n, dots);
+        add_first(p, n_tiles, 1, t2);
+    bl__gemm512_add_from(&rest, n);
 }
 
-static void add_piece(const bl__gemm_piece *p, bl__gemm_dots *dots) {
-    if (p->n_tiles == 2)
-        add_tiles(p, 2, dots);
+static void add_piece(const bl__gemm512_piece *p) {
+    if (p->piece.n_tiles == 2)
+        add_tiles(p, 2);
     else
-        add_tiles(p, 1, dots);
+        add_tiles(p, 1);
 }
 
 static void gemm(BL_GEMM_ARGUMENTS) {
-    bl__gemm_run_tiles(add_piece, bl__t5_stride(cols), PIECE_BLOCKS, PIECE_BYTES, tiles, rows, cols,
-                       first_tile, n_tiles, x, n_tokens, out, out_stride);
+    bl__gemm512_run(add_piece, bl__t5_stride(cols), PIECE_BLOCKS, PIECE_BYTES, tiles, rows, cols,
+                    first_tile, n_tiles, x, n_tokens, out, out_stride);
 }
 
 void bl__kernels_fill_avx512vbmi(bl__kernels *table) {
