@@ -117,13 +117,10 @@ bl__gemm512_run(void (*add)(const bl__gemm512_piece *piece), size_t stride, size
             const uint8_t *scales = tiles + tile * stride;
             size_t row = tile * BL_T2_ROWS, n_here = end - tile < 2 ? 1 : 2;
             size_t most_rows = n_here * BL_T2_ROWS;
-            bl__gemm512_piece p = {.piece = {.blocks = scales + BL_T2_SCALE_BYTES,
-                                             .tile_stride = stride,
+            bl__gemm512_piece p = {.piece = {.tile_stride = stride,
                                              .n_tiles = n_here,
-                                             .q = x->q + t * x->stride,
                                              .q_stride = x->stride,
                                              .n_tokens = n},
-                                   .begins = true,
                                    .dots = &dots,
                                    .scales = scales,
                                    .scales_stride = stride,
@@ -132,14 +129,15 @@ bl__gemm512_run(void (*add)(const bl__gemm512_piece *piece), size_t stride, size
                                    .step = x->step + t,
                                    .out = out + t * out_stride + row,
                                    .out_stride = out_stride};
-            for (size_t b = 0; b < n_blocks; b += p.piece.n_blocks, p.begins = false) {
+            for (size_t b = 0; b < n_blocks; b += piece_blocks) {
+                p.begins = b == 0;
                 p.ends = n_blocks - b <= piece_blocks;
                 p.piece.n_blocks = p.ends ? n_blocks - b : piece_blocks;
+                p.piece.blocks = scales + BL_T2_SCALE_BYTES + b / piece_blocks * piece_bytes;
+                p.piece.q = x->q + t * x->stride + b * BL_T2_COLS;
                 if (p.ends)
                     bl__gemm_expect_writes(p.out, out_stride, p.n_rows, n);
                 add(&p);
-                p.piece.blocks += piece_bytes;
-                p.piece.q += piece_blocks * BL_T2_COLS;
             }
         }
     }
